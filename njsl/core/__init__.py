@@ -1,0 +1,1 @@
+"""What every verb needs: configuration and its check, run folders, loggers, shared types and errors."""

@@ -1,0 +1,151 @@
+"""One unit of work: a predictor on one task, feature set, protocol and seed, scored on held-out models."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from njsl.core.types import DataError
+from njsl.predict.base import LN_PARAMS, LN_TOKENS
+from njsl.predict.features import LOGGED, design
+from njsl.predict.select import NestedSelection
+from njsl.predict.splits import Fold, Splitter
+from njsl.predict.tune import Recipe, search
+from njsl.store.views import TaskFrame
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What names and determines one unit.
+
+    Attributes:
+        frame: the task's rows.
+        recipe: the predictor and its grid.
+        cv_name, cv: the protocol.
+        features: name of the feature set.
+        columns: its columns, in order.
+        encoding: see ``features.design``; the protocol's, or the second one under ``select=paper``.
+        seed: of folds and learner.
+        nested: redo forward selection inside every training fold, or None.
+        explain: also SHAP values and importances.
+    """
+
+    frame: TaskFrame
+    recipe: Recipe
+    cv_name: str
+    cv: Splitter
+    features: str
+    columns: tuple[str, ...]
+    encoding: str
+    seed: int
+    nested: NestedSelection | None
+    explain: bool
+
+
+@dataclass
+class FoldResult:
+    """One outer fold, plain values only.
+
+    Attributes:
+        name: the fold's.
+        columns: columns used, under the design matrix's names.
+        test: positions of the held-out rows.
+        yhat: predictions for them.
+        mae, mae_median, mae_loglinear: of the predictor and the two baselines on this fold.
+        values, shap: [held-out rows, columns] feature values (categories as ranks) and SHAP values, if explained.
+        importances: gain importance per column, if explained and defined.
+    """
+
+    name: str
+    columns: list[str]
+    test: list[int]
+    yhat: list[float]
+    mae: float
+    mae_median: float
+    mae_loglinear: float
+    values: list[list[float]] | None = None
+    shap: list[list[float]] | None = None
+    importances: list[float] | None = None
+
+
+@dataclass
+class Result:
+    """A unit's folds and its cost; ``history`` is what nested selection did, a list per fold."""
+
+    folds: list[FoldResult]
+    cpu_sec: float
+    history: list[list[dict[str, Any]]] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Result:
+        """Rebuild from ``dataclasses.asdict``, as read from a unit's file."""
+        return cls([FoldResult(**fold) for fold in value["folds"]], value["cpu_sec"], value["history"])
+
+
+def evaluate(unit: Unit) -> Result:
+    """Hold out, tune on the inner folds, refit, predict; the baselines run on the same folds.
+
+    Raises:
+        DataError: a prediction is not finite.
+    """
+    started = time.process_time()
+    result = Result([], 0.0)
+    X, y = design(unit.frame.features, list(unit.columns), unit.encoding), unit.frame.y
+    for fold in unit.cv.outer(unit.frame, unit.seed):
+        inner = unit.cv.inner(unit.frame, fold.train, unit.seed)
+        columns = list(X.columns)
+        if unit.nested is not None:
+            pool = design(unit.frame.features, [*unit.columns, *unit.nested.added_to(unit.columns)], unit.encoding)
+            columns, history = unit.nested.choose(unit.recipe, columns, pool, y, fold.train, inner, unit.seed, unit.frame.task)
+            result.history.append(history)
+            rows = pool[columns]
+        else:
+            rows = X
+        result.folds.append(_fold(unit, rows, fold, inner))
+    result.cpu_sec = time.process_time() - started
+    return result
+
+
+def _fold(unit: Unit, X: pd.DataFrame, fold: Fold, inner: list[tuple[np.ndarray, np.ndarray]]) -> FoldResult:
+    y, task = unit.frame.y, unit.frame.task
+    train, test = X.iloc[fold.train], X.iloc[fold.test]
+    grid = unit.recipe.grid
+    point = grid[0] if len(grid) == 1 else search(unit.recipe, train, y[fold.train], inner, unit.seed, task)[0]
+    model = unit.recipe.make(point, unit.seed, task).fit(train, y[fold.train])
+    yhat = np.asarray(model.predict(test), dtype="float64")
+    if not np.isfinite(yhat).all():
+        raise DataError(
+            f"predictor {unit.recipe.name} on {task.key.task}, features {unit.features}, cv {unit.cv_name}, "
+            f"seed {unit.seed}: a prediction is not finite at {point}"
+        )
+    truth = y[fold.test]
+    result = FoldResult(
+        fold.name,
+        list(X.columns),
+        fold.test.tolist(),
+        yhat.tolist(),
+        float(np.abs(yhat - truth).mean()),
+        float(np.abs(np.median(y[fold.train]) - truth).mean()),
+        float(np.abs(_loglinear(unit.frame, fold) - truth).mean()),
+    )
+    if unit.explain:
+        from njsl.predict.explain import numeric, shap_values
+
+        result.values = numeric(test).tolist()
+        result.shap = shap_values(model, train, test, unit.seed).tolist()
+        gains = model.importances()
+        result.importances = None if gains is None else gains.reindex(X.columns).fillna(0.0).tolist()
+    return result
+
+
+def _loglinear(frame: TaskFrame, fold: Fold) -> np.ndarray:
+    """Least squares on ln parameters and ln tokens."""
+    scale = design(frame.features, list(LOGGED), "native")[[LN_PARAMS, LN_TOKENS]].to_numpy()
+    plane = np.column_stack([np.ones(len(scale)), scale])
+    coefficients, *_ = np.linalg.lstsq(plane[fold.train], frame.y[fold.train], rcond=None)
+    predicted: np.ndarray = plane[fold.test] @ coefficients
+    return predicted

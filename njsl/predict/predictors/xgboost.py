@@ -1,0 +1,82 @@
+"""XGBoost: the paper's predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from njsl.predict.base import Predictor
+
+
+class XGBoost(Predictor):
+    """Gradient-boosted trees that send missing values and unseen categories down a learned default branch.
+
+    Squared error and XGBoost's defaults but for the arguments. One thread: the fits are small and run side by side.
+
+    Args:
+        learning_rate: share of each tree's correction that is kept, in (0, 1].
+        max_depth: largest depth of a tree.
+        n_estimators: number of trees.
+        random_state: seed; without subsampling nothing depends on it.
+    """
+
+    missing = "native"
+    path = "n_estimators"
+
+    def __init__(
+        self, *, learning_rate: float = 0.1, max_depth: int = 3, n_estimators: int = 100, random_state: int = 0
+    ) -> None:
+        self.learning_rate = learning_rate
+        self.max_depth = max_depth
+        self.n_estimators = n_estimators
+        self.random_state = random_state
+
+    def pack(self, X: pd.DataFrame, y: np.ndarray | None = None) -> Any:
+        """One ``xgboost.DMatrix`` in single precision."""
+        import xgboost
+
+        names = [name for name in X.columns if isinstance(X[name].dtype, pd.CategoricalDtype)]
+        data = X.astype({name: np.float32 for name in X.columns.difference(names)}) if names else X.to_numpy(np.float32)
+        for name in names:
+            # XGBoost reads labels as text and wants at least one, even for a column without any value.
+            labels = [str(label) for label in X[name].cat.categories] or [""]
+            data[name] = pd.Categorical.from_codes(X[name].cat.codes, labels)
+        return xgboost.DMatrix(data, label=y, feature_names=list(X.columns), enable_categorical=True, nthread=1)
+
+    def fit_packed(self, packed: Any) -> Self:
+        """Grow the trees."""
+        import xgboost
+
+        parameters = {
+            "objective": "reg:squarederror",
+            "learning_rate": self.learning_rate,
+            "max_depth": self.max_depth,
+            "seed": self.random_state,
+            "nthread": 1,
+        }
+        # The loop of xgboost.train without its bookkeeping: the same trees at less than half the time on 60 rows.
+        self.booster_ = xgboost.Booster(parameters, [packed])
+        for iteration in range(self.n_estimators):
+            self.booster_.update(packed, iteration)
+        return self
+
+    def predict(self, X: pd.DataFrame) -> np.ndarray:
+        """Predicted scores [models], as fractions."""
+        return self.booster_.predict(self.pack(X)).astype(float)
+
+    def predict_path(self, packed: Any, values: Sequence[int]) -> list[np.ndarray]:
+        """Predictions [models] of the first so many trees."""
+        return [self.booster_.predict(packed, iteration_range=(0, trees)).astype(float) for trees in values]
+
+    def importances(self) -> pd.Series:
+        """Mean gain of the splits on each feature, as shares."""
+        names = self.booster_.feature_names
+        gains = pd.Series(self.booster_.get_score(importance_type="gain"), dtype=float).reindex(names, fill_value=0.0)
+        return gains / (gains.sum() or 1.0)
+
+    def contributions(self, X: pd.DataFrame) -> np.ndarray:
+        """Shapley values [models, features] along the trees' own branch frequencies, as fractions."""
+        return self.booster_.predict(self.pack(X), pred_contribs=True)[:, :-1].astype(float)

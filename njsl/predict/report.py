@@ -1,0 +1,128 @@
+"""What a run leaves behind: tables, figures, and the table on the terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from njsl.core.run import Run, write_atomic
+from njsl.predict import metrics
+from njsl.predict.evaluate import Result, Unit
+from njsl.predict.significance import significance as significance_table
+
+PROTOCOL = {
+    "none": "",
+    "paper": "features selected on the models that are scored: optimistic",
+    "nested": "features selected inside every training fold",
+}
+
+
+def write(
+    run: Run,
+    pairs: list[tuple[Unit, Result]],
+    histories: list[tuple[Unit, list[list[dict[str, Any]]]]],
+    select: str,
+    view: str,
+    *,
+    significance: bool,
+) -> None:
+    """Write every table and figure of a run into its folder and send the summary to its logger.
+
+    Args:
+        run: the claimed run.
+        pairs: all units with their results, in order.
+        histories: what forward selection did; see ``metrics.selection_table``.
+        select, view: as configured, for the tables' columns.
+        significance: also ``significance.csv``.
+    """
+    table = metrics.metrics(pairs, select, view)
+    predicted = metrics.predictions(pairs)
+    bootstrap = metrics.FamilyBootstrap(predicted)
+    summary = metrics.summary(table, bootstrap)
+    _csv(run.output / "metrics.csv", table)
+    _csv(run.output / "summary.csv", summary)
+    _parquet(run.output / "predictions.parquet", predicted)
+    if significance and metrics.BASELINE in set(table["features"]):
+        _csv(run.output / "significance.csv", significance_table(pairs, table, bootstrap))
+    if select != "none":
+        _csv(run.output / "selection.csv", metrics.selection_table(histories))
+    shap = gains = None
+    if pairs[0][0].explain:
+        shap = metrics.shap_table(pairs)
+        gains = metrics.importances(pairs, shap)
+        _parquet(run.output / "shap.parquet", shap)
+        _csv(run.output / "importances.csv", gains)
+    from njsl.predict import figures
+
+    for path in figures.draw(run.output / "figures", predicted, shap, gains, run.cfg.workers):
+        run.logger.image(path.stem, path)
+    for row in summary.itertuples():
+        name = f"{row.cv}/{row.predictor}/{row.features}/{row.metric}/{row.task}"
+        run.logger.summary({f"{name}/mae": row.mae, f"{name}/rel_change_vs_scale": row.rel_change_vs_scale})
+
+
+def show(folder: Path, console: Console) -> None:
+    """Print the summary of a finished run: errors in points (a hundredth of the score), n and protocol beside them."""
+    summary = pd.read_csv(folder / "summary.csv", dtype={"task": str})
+    for (predictor, cv, select, view), rows in summary.groupby(metrics.METHOD, sort=False):
+        seeds = int(rows["n_seeds"].max())
+        note = "; ".join(part for part in (f"{seeds} seeds, view {view}", PROTOCOL[select]) if part)
+        console.print(_table(rows, f"{predictor}, cv {cv} ({note})"))
+    console.print(
+        "MAE in points of score, mean over seeds; lower is better. change: MAE against scale-only with a 95 % interval "
+        "from a\npaired bootstrap over model families of the pooled errors. Associations, not effects.",
+        highlight=False,
+    )
+    console.print(f"written to {folder}", highlight=False, soft_wrap=True)
+
+
+def _table(rows: pd.DataFrame, title: str) -> Table:
+    sets = list(dict.fromkeys(rows["features"]))
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name in ("task", "shots", "metric", "n", "median", "log-linear"):
+        table.add_column(name, justify="left" if name in ("task", "shots", "metric") else "right", no_wrap=True)
+    for name in sets:
+        width = rows.loc[rows["features"] == name, "n_features"]
+        size = f"{width.min():.0f}" if width.min() == width.max() else f"{width.min():.0f}-{width.max():.0f}"
+        table.add_column(f"{name} ({size})", justify="right", no_wrap=True)
+        if metrics.BASELINE in sets and name != metrics.BASELINE:
+            table.add_column("change", justify="right", no_wrap=True)
+    keys = rows[["task", "setting", "metric"]].drop_duplicates().itertuples(index=False)
+    for task, setting, metric in keys:
+        cell = rows[(rows["task"] == task) & (rows["metric"] == metric)].set_index("features")
+        first = cell.iloc[0]
+        label = ("acc", "Brier")[metric == "brier_score"]
+        values = [task, setting.removesuffix("-shot"), label, f"{first.n:.0f}", _points(first.mae_median), _points(first.mae_loglinear)]
+        for name in sets:
+            values.append(_points(cell.at[name, "mae"]))
+            if metrics.BASELINE in sets and name != metrics.BASELINE:
+                values.append(_change(cell.loc[name]))
+        table.add_row(*values, style="bold" if task == metrics.MEAN_TASK else None)
+    return table
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _change(row: pd.Series) -> str:
+    if math.isnan(row["rel_change_vs_scale"]):
+        return ""
+    low, high = 100 * row["rel_change_low"], 100 * row["rel_change_high"]
+    return f"{100 * row['rel_change_vs_scale']:+.0f} % [{low:+.0f}, {high:+.0f}]"
+
+
+def _csv(path: Path, table: pd.DataFrame) -> None:
+    write_atomic(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def _parquet(path: Path, table: pd.DataFrame) -> None:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_atomic(path, buffer.getvalue())

@@ -1,0 +1,205 @@
+"""The story of a prediction run: frames -> units of work in parallel -> tables -> explanation -> report."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from njsl.core.check import build
+from njsl.core.run import Run, write_atomic
+from njsl.core.types import ConfigError
+from njsl.predict import metrics, report
+from njsl.predict.evaluate import Result, Unit, evaluate
+from njsl.predict.features import FeatureTable
+from njsl.predict.select import NestedSelection, PaperSelection
+from njsl.predict.tune import Recipe
+from njsl.store import AnalysisStore, open_store
+from njsl.store.tasks import Task, find_tasks
+from njsl.store.views import TaskFrame, task_frames
+
+log = logging.getLogger(__name__)
+DEFAULT_FEATURES = ("scale", "all", "selected")  # as in conf/predict.yaml
+PAPER_SELECT_ENCODING = "ordinal_missing"
+
+
+def run(cfg: DictConfig, run: Run) -> None:
+    """``predict.py mode=fit``.
+
+    Args:
+        cfg: a checked ``PredictConfig``.
+        run: its folder, not yet claimed.
+
+    Raises:
+        NjslError: the config, the data or the folder are not what they should be.
+    """
+    console = Console()
+    tasks = find_tasks(OmegaConf.to_container(cfg.tasks) if OmegaConf.is_config(cfg.tasks) else cfg.tasks)
+    store, where = open_store(cfg.store)
+    with store:
+        console.print(f"store: {where}, view {cfg.store.view}", soft_wrap=True, highlight=False)
+        sets = _feature_sets(cfg, store, console)
+        table = FeatureTable(store)
+        candidates = cfg.selection.candidates if cfg.select != "none" else []
+        frames = _frames(cfg, store, table, sets, candidates, tasks)
+        units = list(_units(cfg, table, sets, frames))
+        run.claim(database=store.sha256)
+    if run.finished:
+        console.print(f"{run.output} holds this run, finished; its table:", highlight=False)
+        report.show(run.output, console)
+        return
+    run.record(
+        database={"path": str(store.source), "sha256": store.sha256, "view": cfg.store.view},
+        models={frame.task.key.task: len(frame.y) for frame in frames},
+    )
+    pool = Pool(run.output / "units", cfg.workers, console)
+    histories: list[tuple[Unit, list[list[dict[str, Any]]]]] = []
+    if cfg.select == "paper":
+        units, histories = _select_in_sample(cfg, table, units, pool)
+    pairs = []
+    for step, (unit, result) in enumerate(pool.map(units, "scoring held-out models")):
+        pairs.append((unit, result))
+        name = f"{unit.cv_name}/{unit.recipe.name}/{unit.features}/{unit.frame.task.key.task}"
+        run.logger.log(step, {f"{name}/mae": metrics.mae(unit, result)})
+    if cfg.select == "nested":
+        histories = [(unit, result.history) for unit, result in pairs]
+    report.write(run, pairs, histories, cfg.select, cfg.store.view, significance=cfg.significance)
+    shutil.rmtree(run.output / "units")
+    report.show(run.output, console)
+
+
+class Pool:
+    """Runs units in parallel processes, each written to its own file when done, so that a killed run resumes.
+
+    Args:
+        folder: where the units' files lie.
+        workers: processes; None is one per core.
+        console: for the progress bar.
+    """
+
+    def __init__(self, folder: Path, workers: int | None, console: Console) -> None:
+        self._folder = folder
+        self._workers = workers
+        self._console = console
+        folder.mkdir(exist_ok=True)
+
+    def map(self, units: list[Unit], title: str) -> Iterator[tuple[Unit, Result]]:
+        """Every unit with its result, in the order given; what has a file already is read from it."""
+        import joblib
+
+        files = [self._folder / f"{_digest(unit)}.json" for unit in units]
+        waiting = [number for number, file in enumerate(files) if not file.exists()]
+        workers = min(self._workers or joblib.cpu_count(), max(1, len(waiting)))
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator", pre_dispatch="4*n_jobs")
+        fresh = parallel(joblib.delayed(evaluate)(units[number]) for number in waiting)
+        pending = iter(waiting)
+        upcoming = next(pending, None)
+        with self._bar() as bar:
+            job = bar.add_task(title, total=len(units))
+            for number, (unit, file) in enumerate(zip(units, files, strict=True)):
+                if number == upcoming:
+                    result = next(fresh)
+                    write_atomic(file, json.dumps(asdict(result)))
+                    upcoming = next(pending, None)
+                else:
+                    result = Result.from_json(json.loads(file.read_text()))
+                bar.update(job, advance=1, description=f"{title} ({unit.frame.task.key.task})")
+                yield unit, result
+
+    def _bar(self) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        return Progress(*columns, console=self._console, transient=True)
+
+
+def _digest(unit: Unit) -> str:
+    """What tells units of one run apart; config, data and code are the run folder's identity already."""
+    key = [*unit.frame.task.key, unit.recipe.name, unit.cv_name, unit.features, unit.columns, unit.encoding, unit.seed, unit.explain]
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+
+
+def _feature_sets(cfg: DictConfig, store: AnalysisStore, console: Console) -> dict[str, Any]:
+    """The sets asked for. With an export folder alone the default goes without ``selected``, and says so."""
+    sets = dict(cfg.features)
+    if "selected" in sets and store.selected is None and not _asked_for_features() and tuple(sets) == DEFAULT_FEATURES:
+        del sets["selected"]
+        console.print("features: selected is left out, its lists are not beside the export", highlight=False)
+    return sets
+
+
+def _asked_for_features() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+
+    return any(word.lstrip("+").startswith("features") for word in HydraConfig.get().overrides.task)
+
+
+def _frames(
+    cfg: DictConfig, store: AnalysisStore, table: FeatureTable, sets: dict[str, Any], candidates: Iterable[str], tasks: list[Task]
+) -> list[TaskFrame]:
+    wanted = sets | ({"selection.candidates": table.candidate_set(list(candidates))} if candidates else {})
+    return task_frames(store, cfg.store.view, tasks, freegen=table.needs_freegen(wanted, tasks))
+
+
+def _units(cfg: DictConfig, table: FeatureTable, sets: dict[str, Any], frames: list[TaskFrame]) -> Iterator[Unit]:
+    recipes = [_recipe(name, node) for name, node in cfg.predictor.items()]
+    protocols = {name: build(node) for name, node in cfg.cv.items()}
+    for frame in frames:
+        for recipe in recipes:
+            for cv_name, cv in protocols.items():
+                for name, wanted in sets.items():
+                    columns = tuple(table.columns(name, wanted, frame.task))
+                    recipe.check(columns, f"features={name}")
+                    nested = None
+                    if cfg.select == "nested":
+                        added = table.columns("selection.candidates", table.candidate_set(cfg.selection.candidates), frame.task)
+                        nested = NestedSelection(
+                            tuple(c for c in added if c not in columns), cfg.selection.max_steps, cfg.selection.min_gain
+                        )
+                    encoding = PAPER_SELECT_ENCODING if cfg.select == "paper" else cv.encoding
+                    for seed in cfg.seeds:
+                        yield Unit(frame, recipe, cv_name, cv, name, columns, encoding, seed, nested, cfg.explain)
+
+
+def _recipe(name: str, node: DictConfig) -> Recipe:
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict), "checked by core.check"
+    module, _, kind = values.pop("_target_").rpartition(".")
+    return Recipe(name, getattr(importlib.import_module(module), kind), values)
+
+
+def _select_in_sample(cfg: DictConfig, table: FeatureTable, units: list[Unit], pool: Pool) -> tuple[list[Unit], list[Any]]:
+    """The paper's search for every task, predictor, protocol and start; all searches take their steps together."""
+    first = {(u.frame.task.key.task, u.recipe.name, u.cv_name, u.features): u for u in units}
+    searches = {}
+    for key, unit in first.items():
+        wanted = table.candidate_set(cfg.selection.candidates)
+        candidates = table.columns("selection.candidates", wanted, unit.frame.task)
+        searches[key] = PaperSelection(unit.columns, tuple(candidates), cfg.selection.max_steps, cfg.selection.min_gain)
+    step = 0
+    while any(not search.done for search in searches.values()):
+        asked = [
+            (key, replace(first[key], columns=columns, seed=seed, explain=False))
+            for key, search in searches.items()
+            for columns in search.asks()
+            for seed in cfg.selection.seeds
+        ]
+        answers = pool.map([unit for _, unit in asked], f"select=paper, step {step}")
+        maes: dict[Any, dict[tuple[str, ...], list[float]]] = {key: {} for key in searches}
+        for (key, unit), (_, result) in zip(asked, answers, strict=True):
+            maes[key].setdefault(unit.columns, []).append(metrics.mae(unit, result))
+        for key, search in searches.items():
+            if not search.done:
+                search.told({columns: sum(values) / len(values) for columns, values in maes[key].items()})
+        step += 1
+    chosen = {key: search.chosen for key, search in searches.items()}
+    units = [replace(u, columns=chosen[u.frame.task.key.task, u.recipe.name, u.cv_name, u.features]) for u in units]
+    return units, [(first[key], [search.history]) for key, search in searches.items()]

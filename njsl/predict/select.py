@@ -1,0 +1,121 @@
+"""Forward selection of features, in-sample as the paper did it and nested as it should be done.
+
+``paper`` scores a candidate by the cross-validated error over all models, and is then reported on those same models:
+its error is optimistic. ``nested`` redoes the selection inside every outer training fold, on its inner folds alone, so
+that held-out models never had a say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from njsl.predict.tune import Recipe, search
+from njsl.store.tasks import Task
+
+
+@dataclass(frozen=True)
+class NestedSelection:
+    """Selection inside one training fold.
+
+    Attributes:
+        candidates: columns that may be added.
+        max_steps: at most so many are added.
+        min_gain: a column is added if it lowers the inner MAE by more than this, a fraction.
+    """
+
+    candidates: tuple[str, ...]
+    max_steps: int
+    min_gain: float
+
+    def added_to(self, columns: Sequence[str]) -> list[str]:
+        """Candidates that are not there already."""
+        return [name for name in self.candidates if name not in columns]
+
+    def choose(
+        self,
+        recipe: Recipe,
+        start: list[str],
+        pool: pd.DataFrame,
+        y: np.ndarray,
+        train: np.ndarray,
+        inner: Sequence[tuple[np.ndarray, np.ndarray]],
+        seed: int,
+        task: Task,
+    ) -> tuple[list[str], list[dict[str, Any]]]:
+        """Grow ``start`` greedily; returns the columns and the steps taken (feature, MAE before and after).
+
+        Args:
+            recipe: the predictor, tuned anew for every candidate.
+            start: columns of ``pool`` to begin with.
+            pool: the design matrix of all models with every candidate; only ``train`` rows are read.
+            y: labels of all models; only ``train`` rows are read.
+            train: positions of the outer training rows.
+            inner: (fit, score) positions within ``train``.
+            seed: the learner's.
+            task: for chance level and direction.
+        """
+        rows, labels = pool.iloc[train], y[train]
+        chosen = list(start)
+        _, reached = search(recipe, rows[chosen], labels, inner, seed, task)
+        history: list[dict[str, Any]] = []
+        for _ in range(self.max_steps):
+            best, best_mae = None, reached - self.min_gain
+            for name in [name for name in pool.columns if name not in chosen]:
+                _, mae = search(recipe, rows[[*chosen, name]], labels, inner, seed, task, bound=best_mae)
+                if mae < best_mae:
+                    best, best_mae = name, mae
+            if best is None:
+                break
+            history.append({"feature": best, "mae_before": reached, "mae_after": best_mae})
+            chosen.append(best)
+            reached = best_mae
+        return chosen, history
+
+
+@dataclass
+class PaperSelection:
+    """The paper's search for one task, as a conversation: it asks for scores of column lists and is told their MAE.
+
+    Attributes:
+        start: columns to begin with.
+        candidates: columns that may be added.
+        max_steps, min_gain: as in ``NestedSelection``; the MAE is the mean over seeds of the whole protocol's.
+    """
+
+    start: tuple[str, ...]
+    candidates: tuple[str, ...]
+    max_steps: int
+    min_gain: float
+    chosen: tuple[str, ...] = ()
+    history: list[dict[str, Any]] = field(default_factory=list)
+    reached: float = np.inf
+    done: bool = False
+
+    def __post_init__(self) -> None:
+        self.chosen = self.start
+
+    def asks(self) -> list[tuple[str, ...]]:
+        """Column lists whose MAE decides the next step; first the start alone."""
+        if self.done:
+            return []
+        if np.isinf(self.reached):
+            return [self.start]
+        return [(*self.chosen, name) for name in self.candidates if name not in self.chosen]
+
+    def told(self, maes: dict[tuple[str, ...], float]) -> None:
+        """Take the step the answers call for."""
+        if np.isinf(self.reached):
+            self.reached = maes[self.start]
+        else:
+            best = min(self.asks(), key=lambda columns: maes[columns])
+            if maes[best] >= self.reached - self.min_gain:
+                self.done = True
+                return
+            self.history.append({"feature": best[-1], "mae_before": self.reached, "mae_after": maes[best]})
+            self.chosen, self.reached = best, maes[best]
+        self.done = len(self.history) >= self.max_steps or not self.asks()

@@ -1,0 +1,174 @@
+"""Frames for prediction: features with missing values kept, labels per task, and the groups models belong to."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from njsl.core.types import DataError
+from njsl.store.overlay import Overlay
+
+if TYPE_CHECKING:
+    from njsl.store.store import AnalysisStore
+    from njsl.store.tasks import Task
+
+# Names in frames <- columns of the export, in the order that decides ties between equal splits
+# (specs of the paper's protocol: arXiv 2503.03862 and its public code).
+NUMERIC = {
+    "total_params": "total_params",  # [parameters]
+    "dimension": "dimension",
+    "num_heads": "num_heads",
+    "mlp_ratio": "mlp_ratio",
+    "sequence_length": "sequence_length",  # [tokens]
+    "total_tokens_billions": "pretraining_summary_total_tokens_billions",  # [1e9 tokens]
+    "web_pct": "pretraining_summary_percentage_web",  # [0..100], like the next five
+    "code_pct": "pretraining_summary_percentage_code",
+    "books_pct": "pretraining_summary_percentage_books",
+    "reference_pct": "pretraining_summary_percentage_reference",
+    "academic_pct": "pretraining_summary_percentage_academic",
+    "english_pct": "pretraining_summary_percentage_english",
+}
+CATEGORICAL = (
+    "activation",
+    "attention_variant",
+    "biases",
+    "block_type",
+    "layer_norm_type",
+    "positional_embeddings",
+)
+MIN_MODELS = 30
+MISSING = -1  # the export spells missing NULL and -1
+NO_OWNER = "(none)"
+
+
+@dataclass(frozen=True)
+class TaskFrame:
+    """What one task's regressions read; rows are models in the order of their ids.
+
+    Attributes:
+        task: the row of the task table.
+        features: [models, features]: floats in the export's units (NaN = missing) and ``category`` columns, whose
+            categories are the sorted labels of the whole view.
+        y: label [models], a fraction.
+        org, family: group names [models].
+    """
+
+    task: Task
+    features: pd.DataFrame
+    y: np.ndarray
+    org: np.ndarray
+    family: np.ndarray
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Model ids [models]."""
+        return self.features.index.to_numpy()
+
+
+def models(store: AnalysisStore, view: str, *, freegen: bool) -> pd.DataFrame:
+    """Base models that can be regressed on, by id: features, ``org`` and ``family``.
+
+    Eligible is who has a parameter count and a token count and is not marked as instruction-tuned; an unmarked model
+    counts as a base model, as in the paper.
+
+    Args:
+        store: an open store.
+        view: ``raw`` or ``curated``.
+        freegen: join the free-generation features too; models without them have NaN there.
+
+    Raises:
+        DataError: free-generation features are asked for and the store has none.
+        StoreError: the overlay does not fit the database.
+    """
+    overlay = Overlay.load(view)
+    annotations = overlay.correct(store.table("model_annotations"), "model_annotations", strict=store.published)
+    datasets = overlay.correct(store.table("dataset_info"), "dataset_info", strict=store.published)
+    joined = annotations.merge(datasets, on="id", how="left").set_index("id").sort_index()
+    tuned = joined["is_instruction_tuned"].fillna(False).astype(bool)
+    joined = joined[~tuned & joined[NUMERIC["total_params"]].notna() & joined[NUMERIC["total_tokens_billions"]].notna()]
+    frame = pd.DataFrame(index=joined.index)
+    for name, column in NUMERIC.items():
+        values = joined[column].astype("float64")
+        frame[name] = values.mask(values == MISSING)
+    for name in CATEGORICAL:
+        frame[name] = pd.Categorical(joined[name], categories=sorted(joined[name].dropna().unique()))
+    if freegen:
+        features = store.freegen_features()
+        frame = frame.join(features.where(np.isfinite(features)), how="left")
+    groups = known_groups()
+    unknown = [identity for identity in frame.index if identity not in groups]
+    # Who is not in the overlay is grouped by owner: coarser than families, so it can only make folds harder.
+    groups |= {identity: (owner(identity), owner(identity)) for identity in unknown}
+    frame["org"] = [groups[identity][0] for identity in frame.index]
+    frame["family"] = [groups[identity][1] for identity in frame.index]
+    return frame
+
+
+def labels(scores: pd.DataFrame, overlay: Overlay, task: Task) -> pd.Series:
+    """One label per model id, sorted by id: the mean over the task's benchmarks.
+
+    ``raw`` follows the paper: old and new spellings of a benchmark are one, the first row of the file wins, and the
+    mean is over whichever benchmarks a model has. ``curated`` takes the overlay's aliases, drops broken scores, and
+    gives a label only to models that have every benchmark of the one definition.
+
+    Args:
+        scores: what ``Overlay.scores`` returns.
+        overlay: the view's.
+        task: a row of the task table.
+    """
+    rows = scores[(scores["setting"] == task.key.setting) & (scores["metric"] == task.key.metric)]
+    prefixes = tuple(name[:-1] for name in overlay.definition(task) if name.endswith("*"))
+    wanted = rows["benchmark"].isin(overlay.definition(task)) | rows["benchmark"].str.startswith(prefixes)
+    rows = rows[wanted.astype(bool)]
+    grouped = rows.groupby("id", sort=True)["metric_value"]
+    mean = grouped.mean()
+    if overlay.complete:
+        mean = mean[grouped.count() == rows["benchmark"].nunique()]
+    return mean.dropna()
+
+
+def task_frames(store: AnalysisStore, view: str, tasks: list[Task], *, freegen: bool) -> list[TaskFrame]:
+    """A frame per task.
+
+    Raises:
+        DataError: fewer than 30 models have a label for a task.
+    """
+    base = models(store, view, freegen=freegen)
+    overlay = Overlay.load(view)
+    scores = overlay.scores(store.table("evaluation_results"), strict=store.published)
+    scores = scores[scores["id"].isin(base.index)]
+    frames = []
+    for task in tasks:
+        y = labels(scores, overlay, task)
+        rows = base[base.index.isin(y.index)]
+        if len(rows) < MIN_MODELS:
+            raise DataError(
+                f"task {task.key.task} ({task.key.setting}, {task.key.metric}): {len(rows)} models have a label in "
+                f"{store.source} (view {view}), at least {MIN_MODELS} are needed; leave it out of tasks=[...]"
+            )
+        frames.append(
+            TaskFrame(
+                task,
+                rows.drop(columns=["org", "family"]),
+                y[rows.index].to_numpy("float64"),
+                rows["org"].to_numpy(dtype=object),
+                rows["family"].to_numpy(dtype=object),
+            )
+        )
+    return frames
+
+
+def known_groups() -> dict[str, tuple[str, str]]:
+    """(org, family) of the models the overlay knows, by id: derivatives stand with their parent."""
+    with files("njsl.store").joinpath("data/families.csv").open(encoding="utf-8") as file:
+        return {row["id"]: (row["org"], row["family"]) for row in csv.DictReader(file)}
+
+
+def owner(identity: str) -> str:
+    """The Hugging Face owner of an id; ids without one are one owner."""
+    return identity.split("/")[0] if "/" in identity else NO_OWNER

@@ -1,0 +1,18 @@
+"""Regressions on a database of language models: `python predict.py --help`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from njsl.core import config
+from njsl.core.entry import one_line_errors, verb
+
+config.register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="predict")
+def main(cfg: DictConfig) -> None:
+    verb("predict", cfg)
+
+
+if __name__ == "__main__":
+    one_line_errors(main)
