@@ -6,24 +6,27 @@ Nothing heavy is imported here, so ``--help`` costs Hydra and no more.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
 import yaml
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from njsl.core import config
 from njsl.core.check import check, meant, unknown
-from njsl.core.config import SCHEMAS
 from njsl.core.types import ConfigError, NjslError
 
 USER_ERRORS = (NjslError, HydraException, OmegaConfBaseException, OSError, yaml.YAMLError)
@@ -41,6 +44,7 @@ def one_line_errors(main: Callable[[], None]) -> None:
         main: a function decorated with ``hydra.main``.
     """
     global _full_error
+    ConfigStore.instance().__deepcopy__ = _same_store  # type: ignore[attr-defined]
     for name in _THREADS:
         os.environ.setdefault(name, "1")
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -56,9 +60,9 @@ def one_line_errors(main: Callable[[], None]) -> None:
         _say("interrupted")
         sys.exit(130)
     except Exception as error:
-        if not isinstance(error, USER_ERRORS) and not _raised_by_hydra(error):
-            raise
         if not getattr(error, "reported", False):
+            if not isinstance(error, USER_ERRORS) and not _raised_by_hydra(error):
+                raise
             _say(one_line(error))
         sys.exit(1)
     finally:
@@ -69,25 +73,28 @@ def verb(name: str, cfg: DictConfig) -> None:
     """Check a config, open its run folder and run the verb.
 
     Args:
-        name: a key of ``SCHEMAS``; its package has ``run.run(cfg, run)``.
+        name: a key of ``config.SCHEMAS``; its package has ``run.run(cfg, run)``.
         cfg: the composed config.
     """
     hydra_cfg = HydraConfig.get()
     try:
-        check(cfg, SCHEMAS[name])
+        check(cfg, config.SCHEMAS[name])
         from njsl.core.run import Run
 
         story = importlib.import_module(f"njsl.{name}.run")
         with Run(cfg) as run:
             story.run(cfg, run)
-    except USER_ERRORS as error:
+    except Exception as error:
         _remove_if_empty(Path(hydra_cfg.runtime.output_dir))
-        if _full_error:
-            raise
-        if hydra_cfg.mode == RunMode.MULTIRUN:
-            # The other jobs still run, so this is said now; Hydra raises it again once all have ended.
+        mendable = isinstance(error, USER_ERRORS)
+        if hydra_cfg.mode == RunMode.MULTIRUN and not _full_error:
+            # The other jobs still run, and of all errors Hydra raises only the first, at the end: so this is said now.
             _say(f"job {hydra_cfg.job.num} ({hydra_cfg.job.override_dirname}): {one_line(error)}")
-            error.reported = True  # type: ignore[union-attr]
+            if not mendable:
+                traceback.print_exc()
+            error.reported = True  # type: ignore[attr-defined]
+            raise
+        if _full_error or not mendable:
             raise
         # Hydra writes a line of its own about an exception, but lets an exit pass.
         _say(one_line(error))
@@ -109,6 +116,9 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, HydraException):
         if (missing := _missing_option(text)) is not None:
             return missing
+        merging = re.match(r"(In '[^']+': )\w+ raised while composing config:\n(.*)", text, re.DOTALL)
+        if merging is not None:
+            return merging[1] + _merge_fault(merging[2])
         text = re.sub(r"Config search path:.*", "", text, flags=re.DOTALL)
         text = re.sub(r"Set the environment variable HYDRA_FULL_ERROR.*|See https?://\S+ for details", "", text)
         if isinstance(cause, OmegaConfBaseException):
@@ -132,11 +142,22 @@ def _missing_option(text: str) -> str | None:
     return f"{missing[1]}: there is no {missing[2]!r}{meant(missing[2], options)}; {listed}"
 
 
+def _merge_fault(text: str) -> str:
+    """A yaml that does not fit the schema: Hydra gives OmegaConf's message as text."""
+    found = re.match(r"Key '([^']+)' not in '(\w+)'\s+full_key: (\S+)", text)
+    schema = getattr(config, found[2], None) if found else None
+    if found is None or not dataclasses.is_dataclass(schema):
+        return _without_types(text)
+    path = found[3].rpartition(".")[0]
+    return str(unknown(path, found[1], [field.name for field in dataclasses.fields(schema)]))
+
+
 def _without_types(text: str) -> str:
     """OmegaConf's message with the key in front and without the lines about its own types."""
     lines = text.splitlines()
     keys = [line.partition(":")[2].strip() for line in lines if line.strip().startswith("full_key:")]
     message = " ".join(line.strip() for line in lines if not re.match(r"\s*(full_key:|\w+_type=)", line))
+    message = re.sub(r"\w+ is not a ListConfig, list or tuple", "expected a list", message)
     return f"{keys[0]}: {message}" if keys and keys[0] else message
 
 
@@ -156,6 +177,15 @@ def _raised_by_hydra(error: BaseException) -> bool:
 def _raise_usage(self: argparse.ArgumentParser, message: str) -> NoReturn:
     hint = " (options such as --config-dir come after all overrides)" if "unrecognized" in message else ""
     raise ConfigError(f"{message}{hint}; see --help")
+
+
+def _same_store(memo: dict[int, object]) -> ConfigStore:
+    """A copy of Hydra's store of schemas: itself.
+
+    For ``--help`` Hydra copies it once per config group, half of the time that took. There is one store per process,
+    filled before main starts, and it copies what it hands out.
+    """
+    return ConfigStore.instance()
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -143,11 +143,9 @@ class WandbLogger:
             raise ConfigError(f"logger.mode: online needs WANDB_API_KEY or `wandb login`, and has neither; {_WAYS_OUT}")
 
     def open(self) -> None:
-        import wandb
-
+        wandb = _silent_wandb()
         # run.json has the machine, the versions and the code's commit; wandb's own collectors would add the command
         # line, which may hold what must not leave the machine, and a thread that measures the computer.
-        wandb.setup(wandb.Settings(silent=True))  # else it tells where the key came from
         settings = wandb.Settings(
             silent=True,
             console="off",
@@ -194,13 +192,21 @@ class WandbLogger:
             run.finish(exit_code=int(failed))
         except Exception as error:
             # The work is done and lies in the run folder: a server that went away is no reason to lose the run.
-            warnings.warn(f"wandb did not finish ({type(error).__name__}: {error}); the outputs are complete", stacklevel=2)
+            warnings.warn(
+                f"wandb did not finish ({type(error).__name__}: {error}); the outputs are complete", stacklevel=2
+            )
 
 
 def _has_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
+    # Without a prompt and without asking the server this only looks where `wandb login` leaves its keys.
+    return bool(_silent_wandb().login(prompt=False, verify=False))
+
+
+def _silent_wandb() -> Any:
+    """The library, told not to say where a key came from."""
     import wandb
 
-    # Without a prompt and without asking the server this only looks where `wandb login` leaves its keys.
-    return bool(wandb.login(prompt=False, verify=False))
+    wandb.setup(wandb.Settings(silent=True))
+    return wandb

@@ -139,9 +139,11 @@ class Run:
 
     def _start(self, identity: dict[str, Any]) -> dict[str, Any]:
         choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
         seeds = self.cfg.get("seeds")
         return {
             "argv": [redact(word) for word in sys.argv],
+            "overrides": [redact(word) for word in overrides],
             "choices": {str(group): choice for group, choice in choices.items()},
             "git": git_state(),
             "versions": {"python": platform.python_version(), **_versions(_NUMERIC + _OTHER)},

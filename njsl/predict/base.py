@@ -65,6 +65,7 @@ class Predictor(RegressorMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def fit(self, X: pd.DataFrame, y: np.ndarray) -> Self:
         """Fit on the rows of ``X`` [models, features] and the scores ``y`` [models]."""
+        self.feature_names_in_ = X.columns.to_numpy(dtype=object)
         return self.fit_packed(self.pack(X, y))
 
     @abstractmethod
@@ -139,6 +140,4 @@ def fold(transformer: ColumnTransformer, values: np.ndarray) -> np.ndarray:
     widths = [1] * len(numbers) + ([len(labels) for labels in encoder.categories_] if categories else [])
     features = pd.Index(transformer.feature_names_in_)
     onto = features.get_indexer(np.repeat(np.array([*numbers, *categories], dtype=object), widths))
-    folded = np.zeros((*values.shape[:-1], len(features)))
-    np.add.at(folded, (..., onto), values)
-    return folded
+    return values @ np.eye(len(features))[onto]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +17,8 @@ from njsl.predict import metrics
 from njsl.predict.evaluate import Result, Unit
 from njsl.predict.significance import significance as significance_table
 
+METRIC_NAMES = {"accuracy": "mean accuracy", "brier_score": "mean Brier"}
+MIN_WIDTH = 118  # [characters] three feature sets side by side
 PROTOCOL = {
     "none": "",
     "paper": "features selected on the models that are scored: optimistic",
@@ -70,41 +73,48 @@ def write(
 def show(folder: Path, console: Console) -> None:
     """Print the summary of a finished run: errors in points (a hundredth of the score), n and protocol beside them."""
     summary = pd.read_csv(folder / "summary.csv", dtype={"task": str})
+    console = Console(file=console.file, width=max(console.width, MIN_WIDTH))
     for (predictor, cv, select, view), rows in summary.groupby(metrics.METHOD, sort=False):
         seeds = int(rows["n_seeds"].max())
-        note = "; ".join(part for part in (f"{seeds} seeds, view {view}", PROTOCOL[select]) if part)
+        note = "; ".join(part for part in (f"{seeds} seed{'s' * (seeds > 1)}, view {view}", PROTOCOL[select]) if part)
         console.print(_table(rows, f"{predictor}, cv {cv} ({note})"))
     console.print(
-        "MAE in points of score, mean over seeds; lower is better. change: MAE against scale-only with a 95 % interval "
-        "from a\npaired bootstrap over model families of the pooled errors. Associations, not effects.",
+        "MAE in points of score on held-out models, mean over seeds; lower is better. change: against scale-only, with a "
+        "95 % interval\nfrom a paired bootstrap over model families. Associations, not effects.",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(f"written to {folder}", highlight=False, soft_wrap=True)
 
 
 def _table(rows: pd.DataFrame, title: str) -> Table:
     sets = list(dict.fromkeys(rows["features"]))
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for name in ("task", "shots", "metric", "n", "median", "log-linear"):
-        table.add_column(name, justify="left" if name in ("task", "shots", "metric") else "right", no_wrap=True)
+    compared = [name for name in sets if metrics.BASELINE in sets and name != metrics.BASELINE]
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("task", no_wrap=True)
+    for name in ("n", "median", "log-lin."):
+        table.add_column(name, justify="right", no_wrap=True)
     for name in sets:
         width = rows.loc[rows["features"] == name, "n_features"]
         size = f"{width.min():.0f}" if width.min() == width.max() else f"{width.min():.0f}-{width.max():.0f}"
-        table.add_column(f"{name} ({size})", justify="right", no_wrap=True)
-        if metrics.BASELINE in sets and name != metrics.BASELINE:
-            table.add_column("change", justify="right", no_wrap=True)
-    keys = rows[["task", "setting", "metric"]].drop_duplicates().itertuples(index=False)
-    for task, setting, metric in keys:
-        cell = rows[(rows["task"] == task) & (rows["metric"] == metric)].set_index("features")
-        first = cell.iloc[0]
-        label = ("acc", "Brier")[metric == "brier_score"]
-        values = [task, setting.removesuffix("-shot"), label, f"{first.n:.0f}", _points(first.mae_median), _points(first.mae_loglinear)]
-        for name in sets:
-            values.append(_points(cell.at[name, "mae"]))
-            if metrics.BASELINE in sets and name != metrics.BASELINE:
-                values.append(_change(cell.loc[name]))
-        table.add_row(*values, style="bold" if task == metrics.MEAN_TASK else None)
+        table.add_column(f"{name}\n({size})", justify="right", no_wrap=True)
+        if name in compared:
+            table.add_column("change\n[95 %]", justify="right", no_wrap=True)
+    for metric, part in ((str(name), part) for name, part in rows.groupby("metric", sort=False)):
+        for task, cells in ((str(name), cells) for name, cells in part.groupby("task", sort=False)):
+            cell = cells.set_index("features")
+            first = cell.iloc[0]
+            label = f"{METRIC_NAMES[metric]}, {first.setting}" if task == metrics.MEAN_TASK else _label(first, task)
+            values = [label, f"{first.n:.0f}", *(_points(first[name]) for name in ("mae_median", "mae_loglinear"))]
+            for name in sets:
+                values += [_points(cell.at[name, "mae"]), *([_change(cell.loc[name])] if name in compared else [])]
+            table.add_row(*values, style="bold" if task == metrics.MEAN_TASK else None)
+        table.add_section()
     return table
+
+
+def _label(row: pd.Series, task: str) -> str:
+    return f"{task.removesuffix('_' + row.setting)} ({row.setting})"
 
 
 def _points(value: float) -> str:

@@ -22,7 +22,8 @@ from njsl.core.types import ConfigError
 from njsl.predict import metrics, report
 from njsl.predict.evaluate import Result, Unit, evaluate
 from njsl.predict.features import FeatureTable
-from njsl.predict.select import NestedSelection, PaperSelection
+from njsl.predict.insample import PaperSelection, run_searches
+from njsl.predict.select import NestedSelection
 from njsl.predict.tune import Recipe
 from njsl.store import AnalysisStore, open_store
 from njsl.store.tasks import Task, find_tasks
@@ -184,22 +185,11 @@ def _select_in_sample(cfg: DictConfig, table: FeatureTable, units: list[Unit], p
         wanted = table.candidate_set(cfg.selection.candidates)
         candidates = table.columns("selection.candidates", wanted, unit.frame.task)
         searches[key] = PaperSelection(unit.columns, tuple(candidates), cfg.selection.max_steps, cfg.selection.min_gain)
-    step = 0
-    while any(not search.done for search in searches.values()):
-        asked = [
-            (key, replace(first[key], columns=columns, seed=seed, explain=False))
-            for key, search in searches.items()
-            for columns in search.asks()
-            for seed in cfg.selection.seeds
-        ]
-        answers = pool.map([unit for _, unit in asked], f"select=paper, step {step}")
-        maes: dict[Any, dict[tuple[str, ...], list[float]]] = {key: {} for key in searches}
-        for (key, unit), (_, result) in zip(asked, answers, strict=True):
-            maes[key].setdefault(unit.columns, []).append(metrics.mae(unit, result))
-        for key, search in searches.items():
-            if not search.done:
-                search.told({columns: sum(values) / len(values) for columns, values in maes[key].items()})
-        step += 1
+    def score(asked: list[Unit], step: int) -> Iterator[float]:
+        for unit, result in pool.map(asked, f"select=paper, step {step}"):
+            yield metrics.mae(unit, result)
+
+    run_searches(searches, first, list(cfg.selection.seeds), score)
     chosen = {key: search.chosen for key, search in searches.items()}
     units = [replace(u, columns=chosen[u.frame.task.key.task, u.recipe.name, u.cv_name, u.features]) for u in units]
     return units, [(first[key], [search.history]) for key, search in searches.items()]

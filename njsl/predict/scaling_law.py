@@ -21,18 +21,23 @@ LN_TERM = (np.log(0.02), np.log(5.0))
 # Where scores say nothing about a parameter the fit would let it drift: far outside of anything seen it stops.
 LN_EXPONENT_BOUND = (np.log(0.003), np.log(3.0))
 LN_COEFFICIENT_BOUND = (-100.0, 100.0)
-MOST_EVALUATIONS = 100  # a fit takes 5 to 40
+# A fit takes 5 to 40 steps; one that takes more is creeping towards a bound and predicts the same all the while.
+MOST_EVALUATIONS = 50
 DRAWS = 300
+# Below this share of its largest possible effect a combination of parameters is lost in rounding.
+ROUNDING = 1e-8
 
 
 class ScalingLaw(Predictor):
-    """A score that rises from guessing to perfect as the loss L(N, D) falls from infinity to 0.
+    """A score that goes from a floor to perfect as the loss L(N, D) falls from infinity to 0.
 
-    ``score = chance + (perfect - chance) * exp(-L)``, where perfect is 1, or 0 for a score of which less is better.
+    ``score = floor + (perfect - floor) * exp(-L)``. For accuracy perfect is 1 and the floor is chance. For the Brier
+    score perfect is 0 and the floor twice chance: guessing among k options scores 1 - 1/k with even probabilities, and
+    2 * (1 - 1/k) when all of it is put on one option. Real models lie between the two, most of them above chance.
     Every parameter of L is positive; least squares run over their logarithms, from the best of many random starts.
 
     Args:
-        chance: score of guessing, as a fraction; null is 0 where higher is better.
+        chance: score of guessing with even probabilities, as a fraction; null is 0 where higher is better.
         higher_is_better: False for the Brier score.
         n_starts: how many starts are refined.
         random_state: seed of the starts.
@@ -91,8 +96,9 @@ class ScalingLaw(Predictor):
                 f"{type(self).__name__}: where less is better, `chance` must say what guessing scores; the Brier score "
                 "of guessing among k options is 1 - 1/k."
             )
-        self.chance_ = self.chance or 0.0
-        self.gain_ = float(self.higher_is_better) - self.chance_
+        chance = self.chance or 0.0
+        self.floor_ = chance if self.higher_is_better else 2 * chance
+        self.gain_ = float(self.higher_is_better) - self.floor_
         self.imputer_ = MedianImputer().fit(self.needed(X))
         ln_N, ln_D = self.imputer_.transform(self.needed(X)).T
 
@@ -114,32 +120,37 @@ class ScalingLaw(Predictor):
         best = min(fits, key=lambda fit: fit.cost)
         self.logs_ = best.x
         names, values = self.coefficients + self.exponents, np.exp(best.x)
-        degrees = len(y) - len(names)
-        variance = 2 * best.cost / degrees if degrees > 0 else np.inf
         self.params_ = dict(zip(names, values.tolist(), strict=True))
-        self.stderr_ = dict(zip(names, (values * spread(best.jac, variance)).tolist(), strict=True))
+        self.stderr_ = dict(zip(names, (values * standard_errors(best.jac, best.fun)).tolist(), strict=True))
         return self
 
     def score(self, logs: np.ndarray, ln_N: np.ndarray, ln_D: np.ndarray) -> np.ndarray:
         """Scores, as fractions, under the law with these logarithms of its parameters; arguments as in ``loss``."""
-        return self.chance_ + self.gain_ * np.exp(-self.loss(logs, ln_N, ln_D))
+        return self.floor_ + self.gain_ * np.exp(-self.loss(logs, ln_N, ln_D))
 
     def predict(self, X: pd.DataFrame) -> np.ndarray:
-        """Predicted scores [models], as fractions between guessing and perfect."""
+        """Predicted scores [models], as fractions between the floor and perfect."""
         return self.score(self.logs_, *self.imputer_.transform(self.needed(X)).T)
 
 
-def spread(jacobian: np.ndarray, variance: float) -> np.ndarray:
+def standard_errors(jacobian: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     """Standard errors [parameters] of a least-squares fit: the root of the diagonal of variance * (J'J)^-1.
 
     Args:
         jacobian: derivatives [rows, parameters] of the residuals at the optimum.
-        variance: of the residuals.
+        residuals: at the optimum [rows].
+
+    Returns:
+        Infinity for every parameter that takes part in a direction in which the residuals do not change.
     """
-    sizes = np.linalg.norm(jacobian, axis=0)
+    rows, parameters = jacobian.shape
+    if rows <= parameters:
+        return np.full(parameters, np.inf)
+    variance = np.square(residuals).sum() / (rows - parameters)
     # Columns of unit length, or a parameter measured in small steps would pass for one that the rows do not determine.
-    _, values, directions = np.linalg.svd(jacobian / np.where(sizes > 0, sizes, 1), full_matrices=False)
-    known = values > np.finfo(float).eps * len(jacobian)
-    share = np.square(directions)
-    root = np.sqrt(variance * (share[known].T / np.square(values[known])).sum(axis=1)) / np.where(sizes > 0, sizes, 1)
-    return np.where((share[~known] > 1e-12).any(axis=0), np.inf, root)
+    sizes = np.linalg.norm(jacobian, axis=0)
+    sizes[sizes < np.finfo(float).tiny] = np.inf
+    _, values, directions = np.linalg.svd(jacobian / sizes, full_matrices=False)
+    weights, known = np.square(directions), values > ROUNDING
+    errors = np.sqrt(variance * (weights[known].T / np.square(values[known])).sum(axis=1)) / sizes
+    return np.where((weights[~known] > ROUNDING).any(axis=0), np.inf, errors)

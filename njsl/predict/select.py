@@ -1,14 +1,9 @@
-"""Forward selection of features, in-sample as the paper did it and nested as it should be done.
-
-``paper`` scores a candidate by the cross-validated error over all models, and is then reported on those same models:
-its error is optimistic. ``nested`` redoes the selection inside every outer training fold, on its inner folds alone, so
-that held-out models never had a say.
-"""
+"""Forward selection of features, redone inside every outer training fold: held-out models never have a say."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,47 +70,3 @@ class NestedSelection:
             chosen.append(best)
             reached = best_mae
         return chosen, history
-
-
-@dataclass
-class PaperSelection:
-    """The paper's search for one task, as a conversation: it asks for scores of column lists and is told their MAE.
-
-    Attributes:
-        start: columns to begin with.
-        candidates: columns that may be added.
-        max_steps, min_gain: as in ``NestedSelection``; the MAE is the mean over seeds of the whole protocol's.
-    """
-
-    start: tuple[str, ...]
-    candidates: tuple[str, ...]
-    max_steps: int
-    min_gain: float
-    chosen: tuple[str, ...] = ()
-    history: list[dict[str, Any]] = field(default_factory=list)
-    reached: float = np.inf
-    done: bool = False
-
-    def __post_init__(self) -> None:
-        self.chosen = self.start
-
-    def asks(self) -> list[tuple[str, ...]]:
-        """Column lists whose MAE decides the next step; first the start alone."""
-        if self.done:
-            return []
-        if np.isinf(self.reached):
-            return [self.start]
-        return [(*self.chosen, name) for name in self.candidates if name not in self.chosen]
-
-    def told(self, maes: dict[tuple[str, ...], float]) -> None:
-        """Take the step the answers call for."""
-        if np.isinf(self.reached):
-            self.reached = maes[self.start]
-        else:
-            best = min(self.asks(), key=lambda columns: maes[columns])
-            if maes[best] >= self.reached - self.min_gain:
-                self.done = True
-                return
-            self.history.append({"feature": best[-1], "mae_before": self.reached, "mae_after": maes[best]})
-            self.chosen, self.reached = best, maes[best]
-        self.done = len(self.history) >= self.max_steps or not self.asks()

@@ -17,6 +17,7 @@ import pandas as pd
 
 from njsl.core.types import DataError
 from njsl.predict.base import Predictor
+from njsl.predict.features import LOGGED
 from njsl.store.tasks import Task
 
 TIE = 1e-9  # relative; partial sums this close to the best are still finished, so that ties go to the grid's order
@@ -49,8 +50,8 @@ class Recipe:
         return self.kind(**{name: value for name, value in facts.items() if name in taken} | dict(point))
 
     def check(self, columns: Sequence[str], where: str) -> None:
-        """Raise DataError if the predictor needs columns that are not there."""
-        lacking = [name for name in self.kind.needs if name not in columns]
+        """Raise DataError if the predictor needs columns that are not among these (names of the task's frame)."""
+        lacking = [name for name in self.kind.needs if name not in {LOGGED.get(c, c) for c in columns}]
         if lacking:
             raise DataError(f"{where}: predictor {self.name} needs {', '.join(lacking)}; add the feature group scale")
 

@@ -85,18 +85,18 @@ class Overlay:
         _report([f"{entry['id']}/{entry['benchmark']}" for entry in misfits], "evaluation_results", strict=strict)
         right = table[KEY].copy()
         if self.view == "raw":
-            table["benchmark"] = _renamed(table["benchmark"], list(RAW_ALIASES))
+            table["benchmark"] = renamed(table["benchmark"], list(RAW_ALIASES))
             return table.drop_duplicates(KEY)
-        table["id"] = _renamed(table["id"], self.entries["model_aliases"])
+        table["id"] = renamed(table["id"], self.entries["model_aliases"])
         aliases = self.entries["benchmark_aliases"]
-        table["benchmark"] = _renamed(table["benchmark"], [entry for entry in aliases if entry["field"] == "benchmark"])
+        table["benchmark"] = renamed(table["benchmark"], [entry for entry in aliases if entry["field"] == "benchmark"])
         for entry in aliases:
             if entry["field"] == "benchmark,metric":
                 (old_benchmark, old_metric), (benchmark, metric) = entry["old"].split(","), entry["new"].split(",")
                 rows = (table["benchmark"] == old_benchmark) & (table["metric"] == old_metric)
                 table.loc[rows, ["benchmark", "metric"]] = [benchmark, metric]
-        renamed = (table[KEY] != right).any(axis=1)
-        return table.loc[renamed.sort_values(kind="stable").index].drop_duplicates(KEY).sort_index()
+        arrived = (table[KEY] != right).any(axis=1)
+        return table.loc[arrived.sort_values(kind="stable").index].drop_duplicates(KEY).sort_index()
 
     def definition(self, task: Task) -> tuple[str, ...]:
         """The benchmarks a task's label is the mean of."""
@@ -133,7 +133,7 @@ def _apply(table: pd.DataFrame, entry: dict[str, Any]) -> bool:
     return len(places) > 0
 
 
-def _renamed(names: pd.Series, aliases: list[dict[str, Any]]) -> pd.Series:
+def renamed(names: pd.Series, aliases: list[dict[str, Any]]) -> pd.Series:
     """Replace whole names; a ``*`` at the end keeps the ending, one at the start stands for any beginning."""
     for alias in aliases:
         old, new = alias["old"], alias["new"]

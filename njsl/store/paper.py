@@ -7,8 +7,8 @@ repository has no licence file, so nothing of it ships with njsl: a user's machi
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +97,9 @@ def _download(cache: Path) -> None:
     for name, expected in SHA256.items():
         url = f"{REPOSITORY}/{COMMIT}/{name}"
         try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT_SEC) as response:  # noqa: S310  (a constant https address)
+            with urllib.request.urlopen(url, timeout=TIMEOUT_SEC) as response:
                 body = response.read()
-        except (urllib.error.URLError, TimeoutError) as error:
+        except (OSError, http.client.HTTPException) as error:  # unreachable, refused, or broken off half-way
             raise StoreError(f"the paper's data are not at hand and {url} cannot be read ({error}); {_ways()}") from error
         if hashlib.sha256(body).hexdigest() != expected:
             raise StoreError(f"{url}: not the published file (its SHA-256 differs); {_ways()}")

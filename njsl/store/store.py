@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from njsl.core.types import DataError, StoreError
+from njsl.core.types import ConfigError, DataError, StoreError
 
 if TYPE_CHECKING:
     import duckdb
@@ -149,6 +149,7 @@ def open_store(config: StoreConfig) -> tuple[AnalysisStore, str]:
     """The store a config asks for, and a line that says where it was found.
 
     Raises:
+        ConfigError: ``name=folder`` without a path.
         StoreError: see ``AnalysisStore.from_existing`` and ``njsl.store.paper.locate``.
     """
     if config.name == "paper":
@@ -157,16 +158,23 @@ def open_store(config: StoreConfig) -> tuple[AnalysisStore, str]:
         paper = locate(config.path)
         store = AnalysisStore.from_existing(paper.export, paper.freegen, paper.selected, published=True)
         return store, f"{paper.export} ({paper.way})"
-    assert config.path is not None, "checked by core.check"
+    if config.path is None:
+        raise ConfigError("store.path: a value is required with store=folder: an export folder or a DuckDB file")
     return AnalysisStore.from_existing(config.path), f"{config.path} (store.path, unchecked)"
 
 
 def _load_folder(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    import duckdb
+
     missing = [name for name in ("schema.sql", "load.sql", *(f"{t}.csv" for t in TABLES)) if not (folder / name).exists()]
     if missing:
         raise StoreError(f"{folder}: not an export folder, it lacks {', '.join(missing)}")
     for table in TABLES:
-        _load_csv(connection, table, folder / f"{table}.csv")
+        path = folder / f"{table}.csv"
+        try:
+            _load_csv(connection, table, path)
+        except duckdb.Error as error:
+            raise StoreError(f"{path}: {_first_line(error)}") from error
 
 
 def _load_csv(connection: duckdb.DuckDBPyConnection, table: str, path: Path) -> None:
@@ -191,9 +199,11 @@ def _load_csv(connection: duckdb.DuckDBPyConnection, table: str, path: Path) -> 
         [str(path)],
     )
     for name, kind in types.items():
+        wrong_type = f'TRY_CAST("{name}" AS {kind}) IS NULL'
+        if kind in ("INTEGER", "BIGINT"):  # a cast would round 1.5 and say nothing
+            wrong_type += f' OR TRY_CAST("{name}" AS DOUBLE) <> TRY_CAST("{name}" AS {kind})'
         bad = connection.execute(
-            f'SELECT rowid, "{name}" FROM text WHERE "{name}" IS NOT NULL AND TRY_CAST("{name}" AS {kind}) IS NULL '
-            "ORDER BY rowid LIMIT 1"
+            f'SELECT rowid, "{name}" FROM text WHERE "{name}" IS NOT NULL AND ({wrong_type}) ORDER BY rowid LIMIT 1'
         ).fetchone()
         if bad:
             raise StoreError(f"{path}: data row {bad[0] + 1}, column {name!r}: {bad[1]!r}; {kind} is accepted")

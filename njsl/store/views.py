@@ -90,11 +90,10 @@ def models(store: AnalysisStore, view: str, *, freegen: bool) -> pd.DataFrame:
     datasets = overlay.correct(store.table("dataset_info"), "dataset_info", strict=store.published)
     joined = annotations.merge(datasets, on="id", how="left").set_index("id").sort_index()
     tuned = joined["is_instruction_tuned"].fillna(False).astype(bool)
-    joined = joined[~tuned & joined[NUMERIC["total_params"]].notna() & joined[NUMERIC["total_tokens_billions"]].notna()]
-    frame = pd.DataFrame(index=joined.index)
-    for name, column in NUMERIC.items():
-        values = joined[column].astype("float64")
-        frame[name] = values.mask(values == MISSING)
+    numbers = joined[list(NUMERIC.values())].set_axis(list(NUMERIC), axis=1).astype("float64")
+    numbers = numbers.mask(numbers == MISSING)
+    eligible = ~tuned & numbers["total_params"].notna() & numbers["total_tokens_billions"].notna()
+    frame, joined = numbers[eligible].copy(), joined[eligible]
     for name in CATEGORICAL:
         frame[name] = pd.Categorical(joined[name], categories=sorted(joined[name].dropna().unique()))
     if freegen:

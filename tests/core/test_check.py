@@ -168,7 +168,10 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"logger": {"_target_": "njsl.core.nope.X"}}, r"^logger\._target_: cannot import njsl\.core\.nope"),
     ({"logger": {"_target_": f"{HERE}.Open", "x": 1}}, r"^logger\._target_: .*is refused: it takes .*kwargs"),
     # Parameters
-    ({"predictor": part(dpeth=3)}, r"^predictor\.part\.dpeth: unknown key \(did you mean 'depth'\?\); accepted: depth,"),
+    (
+        {"predictor": part(dpeth=3)},
+        r"^predictor\.part\.dpeth: unknown key \(did you mean 'depth'\?\); accepted: depth,",
+    ),
     ({"predictor": {"part": {"_target_": f"{HERE}.Part"}}}, r"^predictor\.part\.depth: a value is required: an int"),
     ({"predictor": part(depth="???")}, r"^predictor\.part\.depth: a value is required: an int"),
     ({"cv": {"bare": {"_target_": f"{HERE}.Bare", "x": 1}}}, r"^cv\.bare\.x: unknown key; nothing is accepted"),
@@ -177,7 +180,10 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"predictor": part(depth=True)}, r"^predictor\.part\.depth: expected an int, got True"),
     ({"predictor": part(depth=None)}, r"^predictor\.part\.depth: expected an int, got null"),
     ({"predictor": part(rate="fast")}, r"^predictor\.part\.rate: expected a number, got 'fast'"),
-    ({"predictor": part(kind="tre")}, r"^predictor\.part\.kind: 'tre' is not known \(did you mean 'tree'\?\); accepted"),
+    (
+        {"predictor": part(kind="tre")},
+        r"^predictor\.part\.kind: 'tre' is not known \(did you mean 'tree'\?\); accepted",
+    ),
     ({"predictor": part(name=3)}, r"^predictor\.part\.name: expected a string or null, got 3"),
     ({"predictor": part(flag=0)}, r"^predictor\.part\.flag: expected true or false"),
     ({"predictor": part(shape=[1])}, r"^predictor\.part\.shape: expected a list of 2: an int, a number"),

@@ -16,7 +16,19 @@ from textwrap import dedent
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("pandas", "sklearn", "wandb", "xgboost", "lightgbm", "duckdb", "torch", "matplotlib", "pyarrow", "shap", "scipy")
+HEAVY = (
+    "pandas",
+    "sklearn",
+    "wandb",
+    "xgboost",
+    "lightgbm",
+    "duckdb",
+    "torch",
+    "matplotlib",
+    "pyarrow",
+    "shap",
+    "scipy",
+)
 
 TOY = dedent(
     """
@@ -104,7 +116,10 @@ def test_a_good_run(folder: Path) -> None:
         (["end=os"], "/no/such/file: No such file or directory"),
         (["cuont=3"], "cuont: unknown key (did you mean 'count'?); accepted: end, count, logger, paths"),
         (["+cuont=3"], "cuont: unknown key (did you mean 'count'?); accepted: end, count, logger, paths"),
-        (["count=x"], "Error merging override count=x: count: Value 'x' of type 'str' could not be converted to Integer"),
+        (
+            ["count=x"],
+            "Error merging override count=x: count: Value 'x' of type 'str' could not be converted to Integer",
+        ),
         (["count=${x}"], "count: Interpolation key 'x' not found"),
         (["logger=cvs"], "logger: there is no 'cvs' (did you mean 'csv'?); accepted: csv, none, wandb"),
         (["logger=null"], "Config group override must be a string or a list. Got NoneType"),
@@ -119,8 +134,9 @@ def test_a_good_run(folder: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_one_line(folder: Path, words: list[str], line: str) -> None:
-    done = toy(folder, *words)
+def test_one_line(folder: Path, tmp_path: Path, words: list[str], line: str) -> None:
+    own = [] if "hydra.run.dir" in words[0] else [f"hydra.run.dir={tmp_path / 'out'}"]
+    done = toy(folder, *own, *words)
     assert done.returncode == 1
     assert done.stderr.startswith("toy.py: ") and done.stderr.count("\n") == 1
     assert line in done.stderr and "Traceback" not in done.stdout
@@ -131,6 +147,31 @@ def test_a_broken_yaml_is_one_line(folder: Path) -> None:
     (folder / "broken" / "toy.yaml").write_text("a: [1,\n")
     done = toy(folder, "--config-path", str(folder / "broken"))
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "toy.yaml" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("sead: 3", "In 'experiment/typo': sead: unknown key (did you mean 'seeds'?); accepted: mode, store,"),
+        (
+            "selection: {max_step: 3}",
+            "selection.max_step: unknown key (did you mean 'max_steps'?); accepted: candidates,",
+        ),
+        ("seeds: abc", "In 'experiment/typo': seeds: Invalid value assigned: expected a list"),
+        ("store: {view: rwa}", "store.view: 'rwa' is not known (did you mean 'raw'?); accepted: raw, curated"),
+        ("logger: {modde: online}", "logger.modde: unknown key"),
+        ("tasks: ${nowhere}", "tasks: Interpolation key 'nowhere' not found"),
+    ],
+)
+def test_a_fault_in_an_experiment_of_the_real_verb(tmp_path: Path, text: str, line: str) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{text}\n")
+    words = ["experiment=typo", f"hydra.run.dir={tmp_path / 'out'}", "--config-dir", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "predict.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.startswith("predict.py: ") and done.stderr.count("\n") == 1
+    assert line in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_refused_start_leaves_no_folder(folder: Path) -> None:
@@ -164,19 +205,23 @@ def test_an_interrupt_is_one_line(folder: Path) -> None:
 
 
 def test_in_a_multirun_the_other_jobs_still_run(folder: Path) -> None:
-    done = toy(folder, "-m", "end=data,well,os", "hydra.sweep.dir=sweep")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    done = toy(folder, "-m", "end=data,well,os,bug", "hydra.sweep.dir=sweep")
+    assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if line.startswith("toy.py")]
     assert said == [
         "toy.py: job 0 (end=data): a.csv: 3 rows, expected 30",
         "toy.py: job 2 (end=os): /no/such/file: No such file or directory",
+        "toy.py: job 3 (end=bug): a bug",
     ]
-    states = [json.loads((folder / "sweep" / job / "run.json").read_text())["state"] for job in ("0", "1", "2")]
-    assert states == ["failed", "finished", "failed"]
+    assert done.stderr.count("Traceback") == 1 and "\nZeroDivisionError: a bug\n" in done.stderr
+    states = [json.loads((folder / "sweep" / job / "run.json").read_text())["state"] for job in "0123"]
+    assert states == ["failed", "finished", "failed", "failed"]
 
 
 def test_one_thread_per_process_unless_said_otherwise(folder: Path) -> None:
-    code = "import os; from njsl.core.entry import one_line_errors as e; e(lambda: print(os.environ['OMP_NUM_THREADS']))"
+    code = (
+        "import os; from njsl.core.entry import one_line_errors as e; e(lambda: print(os.environ['OMP_NUM_THREADS']))"
+    )
     command = [sys.executable, "-c", code]
     said = [
         subprocess.run(command, env=environment(**more), capture_output=True, text=True).stdout

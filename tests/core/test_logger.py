@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from njsl.core.logger import CsvLogger, NullLogger, WandbLogger
-from tests.core.wandb_server import WandbServer, serve
+
+from .wandb_server import WandbServer, serve
 
 # A process of its own each time: wandb keeps state per process, and writes an offline run's end at exit.
 CLIENT = """
@@ -57,7 +58,9 @@ def environment(tmp_path: Path, **changes: str) -> dict[str, str]:
     return {**kept, "HOME": str(home), **changes}
 
 
-def client(tmp_path: Path, mode: str, end: str = "well", image: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
+def client(
+    tmp_path: Path, mode: str, end: str = "well", image: str = "", **changes: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", CLIENT, str(tmp_path / "out"), mode, end, image]
     env = environment(tmp_path, **changes)
     return subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -72,7 +75,12 @@ def arrived(server: WandbServer) -> None:
     summary = server.summary()
     assert summary["mae_frac"] == 0.25 and summary["best_task"] == "hellaswag"
     first = server.runs()[0]
-    assert (first["project"], first["displayName"], first["groupName"], first["tags"]) == ("njsl", "first", "all", ["x", "y"])
+    assert (first["project"], first["displayName"], first["groupName"], first["tags"]) == (
+        "njsl",
+        "first",
+        "all",
+        ["x", "y"],
+    )
     everything = json.dumps([server.graphql, server.stream]) + str(server.files)
     assert KEY not in everything and sent["store"] == {"path": "$WANDB_API_KEY"}
 

@@ -77,12 +77,13 @@ def test_a_fresh_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (SystemExit(0), "finished", "finished"),
     ],
 )
-def test_exit_reasons(tmp_path: Path, error: BaseException, state: str, reason: str) -> None:
+def test_exit_reasons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, state: str, reason: str
+) -> None:
     closed: list[bool] = []
     with pytest.raises(type(error)), Run(config(tmp_path)) as run:
         run.claim()
-        close = run.logger.close
-        run.logger.close = lambda failed: (closed.append(failed), close(failed))[1]  # type: ignore[method-assign]
+        monkeypatch.setattr(run.logger, "close", lambda failed: closed.append(failed))
         raise error
     assert (record(tmp_path)["state"], record(tmp_path)["exit_reason"]) == (state, reason)
     assert closed == [state != "finished"]
@@ -245,7 +246,11 @@ def test_values_from_the_environment_are_named_not_written(tmp_path: Path, monke
     monkeypatch.setenv("NJSL_TEST_FOLDER", "/a/private/place")
     monkeypatch.setenv("WANDB_API_KEY", "my-wandb-key-value")
     cfg = config(tmp_path, store={"path": "${oc.env:NJSL_TEST_FOLDER}/x", "again": "${.path}", "token": "abc"})
-    assert public_config(cfg)["store"] == {"path": "$NJSL_TEST_FOLDER/x", "again": "$NJSL_TEST_FOLDER/x", "token": "***"}
+    assert public_config(cfg)["store"] == {
+        "path": "$NJSL_TEST_FOLDER/x",
+        "again": "$NJSL_TEST_FOLDER/x",
+        "token": "***",
+    }
     assert cfg.store.path == "/a/private/place/x"
     with pytest.raises(DataError), Run(cfg) as run:
         run.claim()

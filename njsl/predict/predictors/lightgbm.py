@@ -66,11 +66,11 @@ class LightGBM(Predictor):
 
     def predict(self, X: pd.DataFrame) -> np.ndarray:
         """Predicted scores [models], as fractions."""
-        return self.booster_.predict(X)
+        return np.asarray(self.booster_.predict(X))
 
     def predict_path(self, packed: Any, values: Sequence[int]) -> list[np.ndarray]:
         """Predictions [models] of the first so many trees."""
-        return [self.booster_.predict(packed[0], num_iteration=trees) for trees in values]
+        return [np.asarray(self.booster_.predict(packed[0], num_iteration=trees)) for trees in values]
 
     def importances(self) -> pd.Series:
         """Gain of the splits on each feature, as shares."""
@@ -79,4 +79,4 @@ class LightGBM(Predictor):
 
     def contributions(self, X: pd.DataFrame) -> np.ndarray:
         """Shapley values [models, features] along the trees' own branch frequencies, as fractions."""
-        return self.booster_.predict(X, pred_contrib=True)[:, :-1]
+        return np.asarray(self.booster_.predict(X, pred_contrib=True))[:, :-1]
