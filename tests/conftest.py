@@ -12,7 +12,13 @@ from export import write, write_extras
 from njsl.store import AnalysisStore
 
 FREEGEN = [f"freegen_{number:02d}" for number in range(61)]
-SELECTED = ["total_params", "pretraining_summary_total_tokens_billions", "biases", "pretraining_summary_percentage_code", "freegen_07"]
+SELECTED = [
+    "total_params",
+    "pretraining_summary_total_tokens_billions",
+    "biases",
+    "pretraining_summary_percentage_code",
+    "freegen_07",
+]
 
 
 @pytest.fixture(scope="session")

@@ -116,11 +116,15 @@ def _tables() -> dict[str, pd.DataFrame]:
         if position != 5:
             ability = 0.5 * (np.log(params) - 21.5) + 0.35 * (np.log(tokens) - 6.4)
             scores += _evaluations(random, position, name, ability, shares[1])
-    scores += [(name, "winogrande", "5-shot", "accuracy", 0.61, 0.01) for name in ("ghost/unknown", "EleutherAI/pythia-410M")]
+    scores += [
+        (name, "winogrande", "5-shot", "accuracy", 0.61, 0.01) for name in ("ghost/unknown", "EleutherAI/pythia-410M")
+    ]
     datasets.append({"id": "ghost/data-only", TOKENS: 100.0})
     order = random.permutation(len(scores))
-    kinds = {name: "Int64" for name in ("dimension", "num_heads", "sequence_length", "batch_instances", "batch_tokens", "total_params")}
-    kinds |= {name: "boolean" for name in ("weight_tying", "is_instruction_tuned", "is_preference_tuned")}
+    kinds = dict.fromkeys(
+        ("dimension", "num_heads", "sequence_length", "batch_instances", "batch_tokens", "total_params"), "Int64"
+    )
+    kinds |= dict.fromkeys(("weight_tying", "is_instruction_tuned", "is_preference_tuned"), "boolean")
     return {
         "model_annotations": _shuffled(pd.DataFrame(annotations, columns=ANNOTATIONS).astype(kinds), random),
         "dataset_info": _shuffled(pd.DataFrame(datasets, columns=DATASETS), random),
@@ -132,7 +136,9 @@ def write(folder: Path, **changed: pd.DataFrame) -> Path:
     """Write an export into ``folder``, with tables of ``changed`` in place of the synthetic ones."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "schema.sql").write_text("CREATE TABLE model_annotations(id VARCHAR PRIMARY KEY);\n")
-    (folder / "load.sql").write_text("COPY model_annotations FROM '/nowhere/model_annotations.csv' (FORMAT 'csv', header 1);\n")
+    (folder / "load.sql").write_text(
+        "COPY model_annotations FROM '/nowhere/model_annotations.csv' (FORMAT 'csv', header 1);\n"
+    )
     for name, table in (tables() | changed).items():
         text = table.copy()
         for column in text:
@@ -146,7 +152,9 @@ def write_extras(folder: Path, columns: list[str], selected: list[str]) -> tuple
     """The two optional files: free-generation features for all but three models, and one selected list for ARC."""
     random = np.random.default_rng(1)
     ids = tables()["model_annotations"]["id"].sort_values().iloc[:-3]
-    features = pd.DataFrame(random.normal(size=(len(ids), len(columns))), index=pd.Index(ids, name="id"), columns=columns)
+    features = pd.DataFrame(
+        random.normal(size=(len(ids), len(columns))), index=pd.Index(ids, name="id"), columns=columns
+    )
     features.iloc[::7, :5] = np.nan
     features.iloc[:, -1] = np.nan
     features.to_csv(folder / "freegen.csv")
@@ -155,7 +163,9 @@ def write_extras(folder: Path, columns: list[str], selected: list[str]) -> tuple
     return folder / "freegen.csv", folder / "selected.csv"
 
 
-def _evaluations(random: np.random.Generator, position: int, name: str, ability: float, code: float) -> list[tuple[object, ...]]:
+def _evaluations(
+    random: np.random.Generator, position: int, name: str, ability: float, code: float
+) -> list[tuple[object, ...]]:
     """One model's rows. Old spellings: alone where position is 0 (mod 4), beside the new ones where it is 1."""
     rows: list[tuple[object, ...]] = []
     for benchmark, setting, metric, chance in BENCHMARKS:

@@ -1,6 +1,6 @@
 """Does selection leak? Labels are shuffled and noise features added: nothing can be predicted, so nothing should be.
 
-    python experiments/leakage/run.py [--shuffles 10] [--noise 60]
+python experiments/leakage/run.py [--shuffles 10] [--noise 60]
 """
 
 import os
@@ -70,7 +70,8 @@ def main() -> None:
     jobs = [null_frame(frame, arguments.noise, shuffle) for shuffle in range(arguments.shuffles)]
     table = pd.DataFrame(joblib.Parallel(n_jobs=-1)(joblib.delayed(errors)(job) for job in jobs))
     print(f"store: {where}")
-    print(f"{arguments.task}, n = {len(frame.y)}, labels shuffled {len(jobs)} times, {arguments.noise} noise features, {len(SEEDS)} seeds")
+    print(f"{arguments.task}, n = {len(frame.y)}, labels shuffled {len(jobs)} times, {len(SEEDS)} seeds")
+    print(f"{arguments.noise} noise features are offered to the selection")
     print(f"{'selection':10} {'MAE [points]':>13} {'against the median':>19} {'beats it in':>12}")
     for name in ("none", "paper", "nested"):
         change = 100 * (table[name] / table["median"] - 1)

@@ -1,7 +1,7 @@
 """Cost of `cv=paper`: CPU seconds against the plain lean loop, in one process, unit by unit in turn.
 
-    python experiments/protocol_cost/run.py            # the comparison
-    python experiments/protocol_cost/run.py --wall     # then 13 tasks x 50 seeds x 2 feature sets through predict.py
+python experiments/protocol_cost/run.py            # the comparison
+python experiments/protocol_cost/run.py --wall     # then 13 tasks x 50 seeds x 2 feature sets through predict.py
 """
 
 import os
@@ -31,7 +31,9 @@ from njsl.store.tasks import find_tasks
 from njsl.store.views import task_frames
 
 ROOT = Path(__file__).parents[2]
-RECIPE = Recipe("xgboost", XGBoost, {"learning_rate": [0.01, 0.1, 0.3], "max_depth": [2, 3, 5], "n_estimators": [50, 100]})
+RECIPE = Recipe(
+    "xgboost", XGBoost, {"learning_rate": [0.01, 0.1, 0.3], "max_depth": [2, 3, 5], "n_estimators": [50, 100]}
+)
 CV = RandomFolds(folds=3, inner_folds=3, discard_frac=0.2, encoding="ordinal")
 SETS = {"scale": FeatureSet(groups=["scale"]), "all": FeatureSet(groups=["scale", "arch", "data"])}
 
@@ -66,12 +68,20 @@ def compare(seeds: list[int]) -> None:
 def wall() -> None:
     """Print wall time and peak memory per process of 13 tasks x 50 seeds x 2 feature sets."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "predict.py"), "features=[scale,all]", f"seeds=[{','.join(map(str, range(50)))}]"]
+        command = [
+            sys.executable,
+            str(ROOT / "predict.py"),
+            "features=[scale,all]",
+            f"seeds=[{','.join(map(str, range(50)))}]",
+        ]
         start = time.perf_counter()
-        subprocess.run([*command, "explain=false", f"hydra.run.dir={folder}/run"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*command, "explain=false", f"hydra.run.dir={folder}/run"], check=True, stdout=subprocess.DEVNULL
+        )
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"13 tasks x 50 seeds x 2 feature sets: {seconds:.0f} s wall on {os.cpu_count()} cores, {peak:.0f} MiB at most per process")
+    print(f"13 tasks x 50 seeds x 2 feature sets: {seconds:.0f} s wall on {os.cpu_count()} cores")
+    print(f"peak memory of a process: {peak:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def _check_component(value: Any, path: str) -> None:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             # Nothing could be checked against such a signature.
             raise ConfigError(f"{path}._target_: {value['_target_']} is refused: it takes *args or **kwargs")
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)  # type: ignore[misc]
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     own = supplied(target)
     open_names = [name for name in parameters if name not in own]
     grid = path.split(".")[0] in GRID_FIELDS

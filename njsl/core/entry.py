@@ -6,6 +6,7 @@ Nothing heavy is imported here, so ``--help`` costs Hydra and no more.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -53,7 +54,7 @@ def one_line_errors(main: Callable[[], None]) -> None:
         return
     # Hydra then raises instead of printing a traceback of its own and exiting.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    show_usage, argparse.ArgumentParser.error = argparse.ArgumentParser.error, _raise_usage  # type: ignore[assignment]
+    show_usage, argparse.ArgumentParser.error = argparse.ArgumentParser.error, _raise_usage  # type: ignore[method-assign]
     try:
         main()
     except KeyboardInterrupt:
@@ -190,10 +191,8 @@ def _same_store(memo: dict[int, object]) -> ConfigStore:
 
 def _remove_if_empty(folder: Path) -> None:
     """Hydra makes the run folder before the config is checked: a refused start leaves none."""
-    try:
+    with contextlib.suppress(OSError):  # not empty, or not there
         folder.rmdir()
-    except OSError:
-        pass
 
 
 def _say(message: str) -> None:

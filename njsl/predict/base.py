@@ -20,7 +20,7 @@ LN_PARAMS, LN_TOKENS = "ln_total_params", "ln_total_tokens_billions"
 SCALE = (LN_PARAMS, LN_TOKENS)
 
 
-class Predictor(RegressorMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class Predictor(RegressorMixin, BaseEstimator, ABC):
     """One regression method under scikit-learn's estimator rules.
 
     The constructor takes keyword arguments only, and only stores them. ``X`` is a data frame [models, features] whose
@@ -88,8 +88,12 @@ class Predictor(RegressorMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """Exact Shapley values [models, features] in the units of y, where the method has them in closed form."""
         return None
 
+    def trees(self) -> tuple[ColumnTransformer, Any] | None:
+        """What ``preprocessing`` made and the scikit-learn tree ensemble behind it, if that is what was fitted."""
+        return None
 
-class MedianImputer(SimpleImputer):  # type: ignore[misc]
+
+class MedianImputer(SimpleImputer):
     """Fills gaps with the training median; a column without any training value is 0, whatever a later row holds.
 
     scikit-learn's own imputer passes such later values on, and a distance between rows would then be all about them.

@@ -100,7 +100,9 @@ def evaluate(unit: Unit) -> Result:
         columns = list(X.columns)
         if unit.nested is not None:
             pool = design(unit.frame.features, [*unit.columns, *unit.nested.added_to(unit.columns)], unit.encoding)
-            columns, history = unit.nested.choose(unit.recipe, columns, pool, y, fold.train, inner, unit.seed, unit.frame.task)
+            columns, history = unit.nested.choose(
+                unit.recipe, columns, pool, y, fold.train, inner, unit.seed, unit.frame.task
+            )
             result.history.append(history)
             rows = pool[columns]
         else:

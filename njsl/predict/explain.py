@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from njsl.predict.base import Predictor
+from njsl.predict.base import Predictor, fold
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +34,14 @@ def shap_values(model: Predictor, train: pd.DataFrame, test: pd.DataFrame, seed:
         return np.asarray(exact, dtype="float64")
     import shap
 
-    categories = {name: train[name].cat.categories for name in train if isinstance(train[name].dtype, pd.CategoricalDtype)}
+    trees = model.trees()
+    if trees is not None:
+        transformer, ensemble = trees
+        values = shap.TreeExplainer(ensemble).shap_values(transformer.transform(test))
+        return fold(transformer, np.asarray(values, dtype="float64"))
+    categories = {
+        name: train[name].cat.categories for name in train if isinstance(train[name].dtype, pd.CategoricalDtype)
+    }
 
     def predict(rows: np.ndarray) -> np.ndarray:
         frame = pd.DataFrame(rows, columns=test.columns)

@@ -68,9 +68,11 @@ class FeatureTable:
                 accepted = ", ".join([*GROUPS, "freegen", "selected"])
                 raise ConfigError(f"{where}.groups: {group!r} is no group; accepted: {accepted}")
         for column in [*wanted.columns, *wanted.drop]:
-            if column not in ORDER and column not in self.freegen:
-                close = difflib.get_close_matches(column, [*ORDER, *self.freegen], 3)
-                raise ConfigError(f"{where}: {column!r} is no feature; close to it: {', '.join(close) or 'none'}")
+            if column not in ORDER:
+                offered = [*ORDER, *(self.freegen if self._store.freegen else ())]
+                if column not in offered:
+                    close = difflib.get_close_matches(column, offered, 3) or offered
+                    raise ConfigError(f"{where}: {column!r} is no feature of this store; accepted: {', '.join(close)}")
         chosen |= set(wanted.columns)
         known = [*ORDER, *(self.freegen if chosen - set(ORDER) else ())]
         result = listed + [column for column in known if column in chosen and column not in listed]
@@ -88,7 +90,9 @@ class FeatureTable:
 
     def needs_freegen(self, sets: dict[str, FeatureSet], tasks: list[Task]) -> bool:
         """Whether any set holds a free-generation column for any task."""
-        return any(set(self.columns(name, wanted, task)) - set(ORDER) for name, wanted in sets.items() for task in tasks)
+        return any(
+            set(self.columns(name, wanted, task)) - set(ORDER) for name, wanted in sets.items() for task in tasks
+        )
 
     def _selected(self, task: Task) -> list[str]:
         lists = self._store.selected_features()

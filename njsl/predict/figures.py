@@ -27,7 +27,11 @@ DPI = 110
 
 
 def draw(
-    folder: Path, predicted: pd.DataFrame, shap: pd.DataFrame | None, importances: pd.DataFrame | None, workers: int | None
+    folder: Path,
+    predicted: pd.DataFrame,
+    shap: pd.DataFrame | None,
+    importances: pd.DataFrame | None,
+    workers: int | None,
 ) -> list[Path]:
     """Draw everything the tables hold, in parallel processes; returns the files in a fixed order.
 
@@ -68,7 +72,9 @@ def predicted_against_actual(rows: pd.DataFrame) -> Figure:
     """Held-out predictions against measured scores, a panel per task: mean over seeds, bars from lowest to highest."""
     figure, panels = _grid(rows, 3.0)
     for (task, part), axes in zip(rows.groupby("task", sort=False), panels, strict=True):
-        models = part.groupby("model", sort=True).agg(y=("y", "first"), mid=("yhat", "mean"), low=("yhat", "min"), high=("yhat", "max"))
+        models = part.groupby("model", sort=True).agg(
+            y=("y", "first"), mid=("yhat", "mean"), low=("yhat", "min"), high=("yhat", "max")
+        )
         spread = np.abs(models[["low", "high"]].sub(models["mid"], axis=0).to_numpy().T)
         axes.errorbar(models["y"], models["mid"], yerr=spread, fmt="o", ms=3, lw=0.6, color="#4477aa", alpha=0.7)
         both = np.concatenate([models["y"], models["low"], models["high"]])
@@ -92,9 +98,16 @@ def residuals_by_family(rows: pd.DataFrame) -> Figure:
     jitter = np.random.default_rng(0)
     counts = rows.groupby("family")["model"].nunique()
     for (metric, part), axes in zip(parts, panels, strict=True):
-        error = part.assign(error=100 * (part["yhat"] - part["y"])).groupby(["family", "task", "model"])["error"].mean().reset_index()
+        error = (
+            part.assign(error=100 * (part["yhat"] - part["y"]))
+            .groupby(["family", "task", "model"])["error"]
+            .mean()
+            .reset_index()
+        )
         height = error["family"].map({name: place for place, name in enumerate(families)}).to_numpy(dtype=float)
-        axes.scatter(error["error"], height + jitter.uniform(-0.25, 0.25, len(height)), s=5, alpha=0.5, color="#4477aa", lw=0)
+        axes.scatter(
+            error["error"], height + jitter.uniform(-0.25, 0.25, len(height)), s=5, alpha=0.5, color="#4477aa", lw=0
+        )
         middle = error.groupby("family")["error"].mean()
         axes.scatter(middle, [families.index(name) for name in middle.index], marker="|", s=70, color="#ee6677", lw=2)
         axes.axvline(0, color="black", lw=0.8)
@@ -132,10 +145,14 @@ def shap_against_code(rows: pd.DataFrame) -> Figure:
     """SHAP value of percent code against percent code, a panel per task: mean over seeds, bars the range."""
     figure, panels = _grid(rows, 3.0)
     for (task, part), axes in zip(rows.groupby("task", sort=False), panels, strict=True):
-        models = part.groupby("model").agg(value=("value", "first"), mid=("shap", "mean"), low=("shap", "min"), high=("shap", "max"))
+        models = part.groupby("model").agg(
+            value=("value", "first"), mid=("shap", "mean"), low=("shap", "min"), high=("shap", "max")
+        )
         known = models[models["value"].notna()]
         spread = 100 * np.abs(known[["low", "high"]].sub(known["mid"], axis=0).to_numpy().T)
-        axes.errorbar(known["value"], 100 * known["mid"], yerr=spread, fmt="o", ms=3, lw=0.6, color="#ee6677", alpha=0.7)
+        axes.errorbar(
+            known["value"], 100 * known["mid"], yerr=spread, fmt="o", ms=3, lw=0.6, color="#ee6677", alpha=0.7
+        )
         axes.axhline(0, color="black", lw=0.8)
         axes.set_title(f"{task}: {len(known)} of {len(models)} models known", fontsize=8)
     _label(figure, panels, "code in pretraining data [%]", "SHAP [points]")

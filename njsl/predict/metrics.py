@@ -170,8 +170,10 @@ def importances(pairs: Pairs, shap: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _banded(groups: "pd.api.typing.SeriesGroupBy", name: str) -> pd.DataFrame:
-    return pd.DataFrame({name: groups.mean(), f"{name}_p05": groups.quantile(0.05), f"{name}_p95": groups.quantile(0.95)})
+def _banded(groups: pd.api.typing.SeriesGroupBy, name: str) -> pd.DataFrame:
+    return pd.DataFrame(
+        {name: groups.mean(), f"{name}_p05": groups.quantile(0.05), f"{name}_p95": groups.quantile(0.95)}
+    )
 
 
 def selection_table(histories: Iterable[tuple[Unit, list[list[dict[str, Any]]]]]) -> pd.DataFrame:
@@ -187,9 +189,12 @@ def selection_table(histories: Iterable[tuple[Unit, list[list[dict[str, Any]]]]]
     rows = []
     for names, lists in chosen.items():
         steps: dict[str, list[dict[str, Any]]] = {}
-        for step in itertools.chain.from_iterable(lists):
+        places: dict[str, list[int]] = {}
+        for place, step in itertools.chain.from_iterable(enumerate(steps_taken) for steps_taken in lists):
             steps.setdefault(step["feature"], []).append(step)
-        for feature, taken in sorted(steps.items(), key=lambda item: (-len(item[1]), item[0])):
+            places.setdefault(step["feature"], []).append(place)
+        # The most frequent first; among equals the one that was chosen earlier.
+        for feature, taken in sorted(steps.items(), key=lambda item: (-len(item[1]), np.mean(places[item[0]]))):
             before, after = (float(np.mean([step[name] for step in taken])) for name in ("mae_before", "mae_after"))
             rows.append((*names, feature, len(taken), len(lists), len(taken) / len(lists), before, after))
     columns = ["task", "setting", "metric", "predictor", "features", "cv", "feature"]
@@ -235,6 +240,8 @@ class FamilyBootstrap:
         scale = np.mean([self.maes(task, predictor, BASELINE, cv) for task in tasks], axis=0)
         change = ours / scale - 1
         draws = change[1:][np.isfinite(change[1:])]
+        if not len(draws):
+            return float(change[0]), np.nan, np.nan, np.nan
         low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         p = 2 * min((draws >= 0).sum() + 1, (draws <= 0).sum() + 1) / (len(draws) + 1)
         return float(change[0]), float(low), float(high), min(1.0, float(p))
@@ -249,7 +256,9 @@ def summary(table: pd.DataFrame, bootstrap: FamilyBootstrap) -> pd.DataFrame:
     """
     means = ["n", "n_features", "mae", "mae_pooled", "mae_median", "mae_loglinear"]
     cells = table.groupby(CELL, sort=False)
-    per_task = cells[means].mean().join(cells["seed"].nunique().rename("n_seeds")).join(cells["mae"].std().rename("mae_sd"))
+    per_task = (
+        cells[means].mean().join(cells["seed"].nunique().rename("n_seeds")).join(cells["mae"].std().rename("mae_sd"))
+    )
     per_task = per_task.reset_index()
     columns = ["metric", "features", *METHOD]
     groups = per_task.groupby(columns, sort=False)
@@ -269,5 +278,16 @@ def summary(table: pd.DataFrame, bootstrap: FamilyBootstrap) -> pd.DataFrame:
         tasks = [row.task] if row.task != MEAN_TASK else list(table.loc[table["metric"] == row.metric, "task"].unique())
         bands.append(bootstrap.change(tasks, row.predictor, row.features, row.cv)[1:3])
     result[["rel_change_low", "rel_change_high"]] = bands
-    order = [*CELL, "n", "n_features", "n_seeds", "mae", "mae_sd", *means[3:], "rel_change_vs_scale", "rel_change_low", "rel_change_high"]
+    order = [
+        *CELL,
+        "n",
+        "n_features",
+        "n_seeds",
+        "mae",
+        "mae_sd",
+        *means[3:],
+        "rel_change_vs_scale",
+        "rel_change_low",
+        "rel_change_high",
+    ]
     return result[order]

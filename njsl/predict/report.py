@@ -73,18 +73,23 @@ def write(
 def show(folder: Path, console: Console) -> None:
     """Print the summary of a finished run: errors in points (a hundredth of the score), n and protocol beside them."""
     summary = pd.read_csv(folder / "summary.csv", dtype={"task": str})
-    console = Console(file=console.file, width=max(console.width, MIN_WIDTH))
+    console = wide(console)
     for (predictor, cv, select, view), rows in summary.groupby(metrics.METHOD, sort=False):
         seeds = int(rows["n_seeds"].max())
         note = "; ".join(part for part in (f"{seeds} seed{'s' * (seeds > 1)}, view {view}", PROTOCOL[select]) if part)
         console.print(_table(rows, f"{predictor}, cv {cv} ({note})"))
     console.print(
-        "MAE in points of score on held-out models, mean over seeds; lower is better. change: against scale-only, with a "
-        "95 % interval\nfrom a paired bootstrap over model families. Associations, not effects.",
+        "MAE in points of score on held-out models, mean over seeds; lower is better. change: against scale-only, with "
+        "a 95 % interval\nfrom a paired bootstrap over model families. Associations, not effects.",
         highlight=False,
         soft_wrap=True,
     )
     console.print(f"written to {folder}", highlight=False, soft_wrap=True)
+
+
+def wide(console: Console) -> Console:
+    """The same console, wide enough for a whole table: a cut number is worse than a wrapped line."""
+    return Console(file=console.file, width=max(console.width, MIN_WIDTH))
 
 
 def _table(rows: pd.DataFrame, title: str) -> Table:

@@ -18,11 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from njsl.core.check import build
 from njsl.core.run import Run, write_atomic
-from njsl.core.types import ConfigError
 from njsl.predict import metrics, report
 from njsl.predict.evaluate import Result, Unit, evaluate
 from njsl.predict.features import FeatureTable
-from njsl.predict.insample import PaperSelection, run_searches
+from njsl.predict.insample import Key, PaperSelection, run_searches
 from njsl.predict.select import NestedSelection
 from njsl.predict.tune import Recipe
 from njsl.store import AnalysisStore, open_store
@@ -118,13 +117,28 @@ class Pool:
                 yield unit, result
 
     def _bar(self) -> Progress:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         return Progress(*columns, console=self._console, transient=True)
 
 
 def _digest(unit: Unit) -> str:
     """What tells units of one run apart; config, data and code are the run folder's identity already."""
-    key = [*unit.frame.task.key, unit.recipe.name, unit.cv_name, unit.features, unit.columns, unit.encoding, unit.seed, unit.explain]
+    key = [
+        *unit.frame.task.key,
+        unit.recipe.name,
+        unit.cv_name,
+        unit.features,
+        unit.columns,
+        unit.encoding,
+        unit.seed,
+        unit.explain,
+    ]
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
 
 
@@ -144,7 +158,12 @@ def _asked_for_features() -> bool:
 
 
 def _frames(
-    cfg: DictConfig, store: AnalysisStore, table: FeatureTable, sets: dict[str, Any], candidates: Iterable[str], tasks: list[Task]
+    cfg: DictConfig,
+    store: AnalysisStore,
+    table: FeatureTable,
+    sets: dict[str, Any],
+    candidates: Iterable[str],
+    tasks: list[Task],
 ) -> list[TaskFrame]:
     wanted = sets | ({"selection.candidates": table.candidate_set(list(candidates))} if candidates else {})
     return task_frames(store, cfg.store.view, tasks, freegen=table.needs_freegen(wanted, tasks))
@@ -161,7 +180,9 @@ def _units(cfg: DictConfig, table: FeatureTable, sets: dict[str, Any], frames: l
                     recipe.check(columns, f"features={name}")
                     nested = None
                     if cfg.select == "nested":
-                        added = table.columns("selection.candidates", table.candidate_set(cfg.selection.candidates), frame.task)
+                        added = table.columns(
+                            "selection.candidates", table.candidate_set(cfg.selection.candidates), frame.task
+                        )
                         nested = NestedSelection(
                             tuple(c for c in added if c not in columns), cfg.selection.max_steps, cfg.selection.min_gain
                         )
@@ -174,17 +195,22 @@ def _recipe(name: str, node: DictConfig) -> Recipe:
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict), "checked by core.check"
     module, _, kind = values.pop("_target_").rpartition(".")
-    return Recipe(name, getattr(importlib.import_module(module), kind), values)
+    return Recipe(
+        name, getattr(importlib.import_module(module), kind), {str(key): value for key, value in values.items()}
+    )
 
 
-def _select_in_sample(cfg: DictConfig, table: FeatureTable, units: list[Unit], pool: Pool) -> tuple[list[Unit], list[Any]]:
+def _select_in_sample(
+    cfg: DictConfig, table: FeatureTable, units: list[Unit], pool: Pool
+) -> tuple[list[Unit], list[Any]]:
     """The paper's search for every task, predictor, protocol and start; all searches take their steps together."""
-    first = {(u.frame.task.key.task, u.recipe.name, u.cv_name, u.features): u for u in units}
-    searches = {}
+    first: dict[Key, Unit] = {(u.frame.task.key.task, u.recipe.name, u.cv_name, u.features): u for u in units}
+    searches: dict[Key, PaperSelection] = {}
     for key, unit in first.items():
         wanted = table.candidate_set(cfg.selection.candidates)
         candidates = table.columns("selection.candidates", wanted, unit.frame.task)
         searches[key] = PaperSelection(unit.columns, tuple(candidates), cfg.selection.max_steps, cfg.selection.min_gain)
+
     def score(asked: list[Unit], step: int) -> Iterator[float]:
         for unit, result in pool.map(asked, f"select=paper, step {step}"):
             yield metrics.mae(unit, result)

@@ -49,14 +49,19 @@ def significance(pairs: list[tuple[Unit, Result]], table: pd.DataFrame, bootstra
     """
     units = {(u.frame.task.key.task, u.recipe.name, u.cv_name, u.features, u.seed): (u, r) for u, r in pairs}
     rows = []
-    for names, cell in table[table["features"] != BASELINE].groupby(["task", "setting", "metric", "features", *METHOD], sort=False):
-        task, setting, metric, features, predictor, cv, select, view = names
+    for names, cell in table[table["features"] != BASELINE].groupby(
+        ["task", "setting", "metric", "features", *METHOD], sort=False
+    ):
+        task, _, _, features, predictor, cv, *_ = names
         mine = cell.set_index("seed")["mae"]
         same = (table["task"] == task) & (table["predictor"] == predictor) & (table["cv"] == cv)
         scale = table[same & (table["features"] == BASELINE)].set_index("seed")["mae"]
         if scale.empty:
             continue
-        both = [(units[task, predictor, cv, BASELINE, seed], units[task, predictor, cv, features, seed]) for seed in mine.index]
+        both = [
+            (units[task, predictor, cv, BASELINE, seed], units[task, predictor, cv, features, seed])
+            for seed in mine.index
+        ]
         change, low, high, p_bootstrap = bootstrap.change([task], predictor, features, cv)
         frame = both[0][0][0].frame
         rows.append(
@@ -102,7 +107,9 @@ def _corrected_t(both: list[tuple[tuple[Unit, Result], tuple[Unit, Result]]]) ->
     unit = both[0][0][0]
     if unit.cv.average != "folds":
         return float("nan")
-    differences = [mine.mae - scale.mae for (_, a), (_, b) in both for scale, mine in zip(a.folds, b.folds, strict=True)]
+    differences = [
+        mine.mae - scale.mae for (_, a), (_, b) in both for scale, mine in zip(a.folds, b.folds, strict=True)
+    ]
     fold = unit.cv.outer(unit.frame, unit.seed)[0]
     return corrected_t(np.array(differences), len(fold.test) / len(fold.train))
 

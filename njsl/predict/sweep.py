@@ -61,13 +61,15 @@ def show(folder: Path, console: Any) -> None:
     from rich.table import Table
 
     from njsl.predict.metrics import MEAN_TASK
-    from njsl.predict.report import METRIC_NAMES
+    from njsl.predict.report import METRIC_NAMES, wide
 
     table = pd.read_csv(folder / FILE, dtype={"job": str})
     means = table[table["task"] == MEAN_TASK]
-    shown = Table(title=f"{folder / FILE}: MAE in points", title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Table(title="MAE in points of score", title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("job", "predictor", "cv", "features", "tasks", "n", "MAE", "median", "log-lin.", "change [95 %]"):
-        shown.add_column(name, justify="left" if name in ("predictor", "cv", "features", "tasks") else "right", no_wrap=True)
+        shown.add_column(
+            name, justify="left" if name in ("predictor", "cv", "features", "tasks") else "right", no_wrap=True
+        )
     for row in means.itertuples():
         change = ""
         if pd.notna(row.rel_change_vs_scale):
@@ -76,4 +78,5 @@ def show(folder: Path, console: Any) -> None:
         maes = (f"{100 * value:.2f}" for value in (row.mae, row.mae_median, row.mae_loglinear))
         tasks = f"{METRIC_NAMES[row.metric]}, {row.setting}"
         shown.add_row(row.job, row.predictor, row.cv, row.features, tasks, f"{row.n:.0f}", *maes, change)
-    console.print(shown)
+    wide(console).print(shown)
+    console.print(f"written to {folder / FILE}", highlight=False, soft_wrap=True)

@@ -100,7 +100,9 @@ def _download(cache: Path) -> None:
             with urllib.request.urlopen(url, timeout=TIMEOUT_SEC) as response:
                 body = response.read()
         except (OSError, http.client.HTTPException) as error:  # unreachable, refused, or broken off half-way
-            raise StoreError(f"the paper's data are not at hand and {url} cannot be read ({error}); {_ways()}") from error
+            raise StoreError(
+                f"the paper's data are not at hand and {url} cannot be read ({error}); {_ways()}"
+            ) from error
         if hashlib.sha256(body).hexdigest() != expected:
             raise StoreError(f"{url}: not the published file (its SHA-256 differs); {_ways()}")
         target = cache / name

@@ -166,7 +166,9 @@ def open_store(config: StoreConfig) -> tuple[AnalysisStore, str]:
 def _load_folder(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     import duckdb
 
-    missing = [name for name in ("schema.sql", "load.sql", *(f"{t}.csv" for t in TABLES)) if not (folder / name).exists()]
+    missing = [
+        name for name in ("schema.sql", "load.sql", *(f"{t}.csv" for t in TABLES)) if not (folder / name).exists()
+    ]
     if missing:
         raise StoreError(f"{folder}: not an export folder, it lacks {', '.join(missing)}")
     for table in TABLES:
@@ -192,7 +194,7 @@ def _load_csv(connection: duckdb.DuckDBPyConnection, table: str, path: Path) -> 
     if found != list(types):
         wrong = [name for name in types if name not in found] or [name for name in found if name not in types] or found
         raise StoreError(f"{path}: column {wrong[0]!r} is missing, unknown or misplaced; accepted: {','.join(types)}")
-    text = {name: "VARCHAR" for name in types}
+    text = dict.fromkeys(types, "VARCHAR")
     connection.execute(
         f"CREATE TEMP TABLE text AS SELECT * FROM read_csv(?, header=true, delim=',', quote='\"', escape='\"', "
         f"columns={text}, nullstr='', null_padding=false, ignore_errors=false, parallel=false)",

@@ -51,7 +51,9 @@ def findings(store: AnalysisStore) -> pd.DataFrame:
         *_broken(scores),
         *_missing(store),
     ]
-    return pd.DataFrame(found, columns=list(Finding._fields)).sort_values(["check", "id", "field"], ignore_index=True, kind="stable")
+    return pd.DataFrame(found, columns=list(Finding._fields)).sort_values(
+        ["check", "id", "field"], ignore_index=True, kind="stable"
+    )
 
 
 def _orphans(annotations: pd.DataFrame, datasets: pd.DataFrame, scores: pd.DataFrame) -> Iterator[Finding]:
@@ -88,7 +90,9 @@ def _shares(datasets: pd.DataFrame) -> Iterator[Finding]:
     for name, row in table.iterrows():
         known = row.notna().sum()
         if 0 < known < len(SHARES):
-            yield Finding("shares", "dataset_info", str(name), "shares", f"{row.sum():g}", f"only {known} of {len(SHARES)} known")
+            yield Finding(
+                "shares", "dataset_info", str(name), "shares", f"{row.sum():g}", f"only {known} of {len(SHARES)} known"
+            )
         elif known and abs(row.sum() - 100) > SHARE_TOLERANCE:
             yield Finding("shares", "dataset_info", str(name), "shares", f"{row.sum():g}", "sum is not 100 +- 1")
 
@@ -97,7 +101,7 @@ def _ranges(annotations: pd.DataFrame, datasets: pd.DataFrame, scores: pd.DataFr
     for name, column in NUMERIC.items():
         table, title = (annotations, "model_annotations") if column in annotations else (datasets, "dataset_info")
         values = table[column].astype("float64")
-        high = 100.0 if name.endswith("_pct") else np.inf
+        high = 100.0 if name.endswith("_pct") else np.finfo(float).max
         low_ok = values >= 0 if name.endswith("_pct") else values > 0
         for place in table.index[values.notna() & (values != MISSING) & ~(low_ok & (values <= high))]:
             yield Finding("range", title, table.at[place, "id"], column, f"{values[place]:g}", "impossible value")
@@ -105,7 +109,9 @@ def _ranges(annotations: pd.DataFrame, datasets: pd.DataFrame, scores: pd.DataFr
         rows = scores[(scores["metric"] == metric) & scores["metric_value"].notna()]
         for row in rows[~rows["metric_value"].between(low, high)].itertuples():
             where = f"{row.benchmark} {row.setting} {metric}"
-            yield Finding("range", "evaluation_results", row.id, where, f"{row.metric_value:g}", f"outside {low:g}..{high:g}")
+            yield Finding(
+                "range", "evaluation_results", row.id, where, f"{row.metric_value:g}", f"outside {low:g}..{high:g}"
+            )
 
 
 def _broken(scores: pd.DataFrame) -> Iterator[Finding]:
@@ -113,12 +119,21 @@ def _broken(scores: pd.DataFrame) -> Iterator[Finding]:
     groups = known_groups()
     scores = scores.assign(family=[groups.get(name, (owner(name), owner(name)))[1] for name in scores["id"]])
     for row in scores[scores["metric_value"].isna()].itertuples():
-        yield Finding("nan", "evaluation_results", row.id, f"{row.benchmark} {row.setting} {row.metric}", "NaN", "no value")
+        yield Finding(
+            "nan", "evaluation_results", row.id, f"{row.benchmark} {row.setting} {row.metric}", "NaN", "no value"
+        )
     accuracy = scores[scores["metric"] == "accuracy"]
     middle = accuracy.groupby(["family", "benchmark", "setting"])["metric_value"].transform("median")
     for row in accuracy[(accuracy["metric_value"] == 0) & (middle > 0)].itertuples():
         where = f"{row.benchmark} {row.setting} accuracy"
-        yield Finding("zero", "evaluation_results", row.id, where, "0", f"family {row.family} scores {middle[row.Index]:.3g} in the median")
+        yield Finding(
+            "zero",
+            "evaluation_results",
+            row.id,
+            where,
+            "0",
+            f"family {row.family} scores {middle[row.Index]:.3g} in the median",
+        )
 
 
 def _missing(store: AnalysisStore) -> Iterator[Finding]:

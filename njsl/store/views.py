@@ -82,7 +82,7 @@ def models(store: AnalysisStore, view: str, *, freegen: bool) -> pd.DataFrame:
         freegen: join the free-generation features too; models without them have NaN there.
 
     Raises:
-        DataError: free-generation features are asked for and the store has none.
+        DataError: free-generation features are asked for and the store has none, or a size is not positive.
         StoreError: the overlay does not fit the database.
     """
     overlay = Overlay.load(view)
@@ -94,6 +94,10 @@ def models(store: AnalysisStore, view: str, *, freegen: bool) -> pd.DataFrame:
     numbers = numbers.mask(numbers == MISSING)
     eligible = ~tuned & numbers["total_params"].notna() & numbers["total_tokens_billions"].notna()
     frame, joined = numbers[eligible].copy(), joined[eligible]
+    for name in ("total_params", "total_tokens_billions"):
+        if (frame[name] <= 0).any():
+            bad = frame.index[frame[name] <= 0][0]
+            raise DataError(f"{store.source}: {bad}: {name} is {frame.at[bad, name]:g}; a positive number is accepted")
     for name in CATEGORICAL:
         frame[name] = pd.Categorical(joined[name], categories=sorted(joined[name].dropna().unique()))
     if freegen:
@@ -101,7 +105,7 @@ def models(store: AnalysisStore, view: str, *, freegen: bool) -> pd.DataFrame:
         frame = frame.join(features.where(np.isfinite(features)), how="left")
     groups = known_groups()
     unknown = [identity for identity in frame.index if identity not in groups]
-    # Who is not in the overlay is grouped by owner: coarser than families, so it can only make folds harder.
+    # Who is not in the overlay is grouped by owner, all its unknown models together.
     groups |= {identity: (owner(identity), owner(identity)) for identity in unknown}
     frame["org"] = [groups[identity][0] for identity in frame.index]
     frame["family"] = [groups[identity][1] for identity in frame.index]
@@ -127,7 +131,8 @@ def labels(scores: pd.DataFrame, overlay: Overlay, task: Task) -> pd.Series:
     grouped = rows.groupby("id", sort=True)["metric_value"]
     mean = grouped.mean()
     if overlay.complete:
-        mean = mean[grouped.count() == rows["benchmark"].nunique()]
+        exact = [name for name in overlay.definition(task) if not name.endswith("*")]
+        mean = mean[grouped.count() == len(set(exact) | set(rows["benchmark"]))]
     return mean.dropna()
 
 

@@ -210,9 +210,11 @@ def test_an_unusable_logger_is_known_before_anything_is_written(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     out = tmp_path / "out"
-    with pytest.raises(ConfigError, match="logger.mode=offline"):
-        with Run(config(out, logger={"_target_": "njsl.core.logger.WandbLogger"})):
-            pass
+    with (
+        pytest.raises(ConfigError, match=r"logger\.mode=offline"),
+        Run(config(out, logger={"_target_": "njsl.core.logger.WandbLogger"})),
+    ):
+        pass
     with pytest.raises(ConfigError, match="logger: expected a component"), Run(config(out, logger="csv")):
         pass
     assert not out.exists()

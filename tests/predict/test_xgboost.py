@@ -26,7 +26,7 @@ def models(categories: bool) -> tuple[pd.DataFrame, np.ndarray]:
 @pytest.mark.parametrize(("learning_rate", "max_depth"), [(0.01, 5), (0.1, 3), (0.3, 2)])
 def test_bit_equal_to_train(categories: bool, learning_rate: float, max_depth: int) -> None:
     X, y = models(categories)
-    rows = X.astype({name: "float32" for name in "abcdef"})
+    rows = X.astype(dict.fromkeys("abcdef", "float32"))
     training = xgboost.DMatrix(rows[:50], label=y[:50], enable_categorical=True)
     scoring = xgboost.DMatrix(rows[50:], enable_categorical=True)
     params = {"learning_rate": learning_rate, "max_depth": max_depth, "seed": 7, "objective": "reg:squarederror"}

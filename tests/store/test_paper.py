@@ -93,7 +93,12 @@ def files_in(folder: Path) -> list[Path]:
 def test_nothing_at_hand_names_the_ways(nowhere: Path) -> None:
     text = error(None)
     assert f"{paper.REPOSITORY}/{paper.COMMIT}/metadata/duckdb/2025_03_03.duckdb/schema.sql cannot be read" in text
-    for way in ("store.path=DIR", "$NJSL_PAPER_DATA=DIR", "clone of the paper's repository", "a network to download it"):
+    for way in (
+        "store.path=DIR",
+        "$NJSL_PAPER_DATA=DIR",
+        "clone of the paper's repository",
+        "a network to download it",
+    ):
         assert way in text
     assert not files_in(nowhere)
 
@@ -106,7 +111,9 @@ def test_nothing_at_hand_names_the_ways(nowhere: Path) -> None:
         (None, "404"),
     ],
 )
-def test_a_download_that_is_not_the_file_leaves_nothing(nowhere: Path, serve: Serve, body: bytes | None, expected: str) -> None:
+def test_a_download_that_is_not_the_file_leaves_nothing(
+    nowhere: Path, serve: Serve, body: bytes | None, expected: str
+) -> None:
     asked = serve(lambda _: body)
     text = error(None)
     assert expected in text and "store.path=DIR" in text
@@ -136,7 +143,9 @@ def test_a_name_the_user_writes_with_a_tilde(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.data
-def test_order_of_the_ways(paper_data: Path, nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+def test_order_of_the_ways(
+    paper_data: Path, nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve
+) -> None:
     """All four at hand; they are taken away one by one, from the first."""
     asked = serve(lambda path: (paper_data / flat(path.removeprefix(f"/paper/{paper.COMMIT}/"))).read_bytes())
     named, in_variable = clone(paper_data, tmp_path / "named"), clone(paper_data, tmp_path / "variable")
@@ -188,7 +197,11 @@ def test_layouts(paper_data: Path, tmp_path: Path) -> None:
     with AnalysisStore.from_existing(found.export, found.freegen, found.selected) as opened:
         assert opened.freegen_features().shape == (102, 61)
         assert len(opened.selected_features()) == 13
-        assert [len(opened.table(name)) for name in ("model_annotations", "dataset_info", "evaluation_results")] == [121, 124, 27150]
+        assert [len(opened.table(name)) for name in ("model_annotations", "dataset_info", "evaluation_results")] == [
+            121,
+            124,
+            27150,
+        ]
 
 
 @pytest.mark.data
@@ -196,7 +209,10 @@ def test_the_export_folder_alone(paper_data: Path) -> None:
     found = paper.locate(str(paper_data / "njsl_2025_03_03"))
     assert (found.freegen, found.selected) == (None, None)
     assert found.way == "store.path, the export folder alone"
-    with AnalysisStore.from_existing(found.export, found.freegen, found.selected) as opened, pytest.raises(DataError, match="ratios.csv"):
+    with (
+        AnalysisStore.from_existing(found.export, found.freegen, found.selected) as opened,
+        pytest.raises(DataError, match=r"ratios.csv"),
+    ):
         opened.freegen_features()
 
 

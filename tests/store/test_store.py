@@ -30,7 +30,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def parsed(column: str, text: str) -> object:
@@ -48,7 +50,9 @@ def duck(path: Path, export: Path, leave_out: str | None = None) -> Path:
     with duckdb.connect(str(path)) as connection:
         for table in TABLES:
             if table != leave_out:
-                connection.execute(f"CREATE TABLE {table} AS SELECT * FROM read_csv('{export}/{table}.csv', nullstr='')")
+                connection.execute(
+                    f"CREATE TABLE {table} AS SELECT * FROM read_csv('{export}/{table}.csv', nullstr='')"
+                )
     return path
 
 
@@ -68,7 +72,9 @@ def test_tables_are_the_files_in_their_order(export: Path, store: AnalysisStore,
     assert len(found) == len(expected) > 40
     for column in found:
         values = [None if pd.isna(value) else value for value in found[column].astype(object)]
-        values = [float(value) if isinstance(value, (int, np.number)) and column not in FLAGS else value for value in values]
+        values = [
+            float(value) if isinstance(value, (int, np.number)) and column not in FLAGS else value for value in values
+        ]
         assert values == [parsed(column, row[column]) for row in expected], column
 
 
@@ -116,7 +122,9 @@ def test_no_sql_of_the_folder_is_executed(tmp_path: Path) -> None:
         "SET lock_configuration = false",
     ],
 )
-def test_an_open_store_cannot_reach_the_file_system(store: AnalysisStore, export: Path, tmp_path: Path, statement: str) -> None:
+def test_an_open_store_cannot_reach_the_file_system(
+    store: AnalysisStore, export: Path, tmp_path: Path, statement: str
+) -> None:
     out = tmp_path / "out"
     with pytest.raises(duckdb.Error):
         store.connection.execute(statement.format(export=export, out=out))
@@ -131,7 +139,7 @@ def test_leaving_the_block_closes_it(export: Path) -> None:
 
 
 def test_unknown_table(store: AnalysisStore) -> None:
-    with pytest.raises(StoreError, match="'scores'.*accepted are model_annotations, dataset_info, evaluation_results"):
+    with pytest.raises(StoreError, match=r"'scores'.*accepted are model_annotations, dataset_info, evaluation_results"):
         store.table("scores")
 
 
@@ -184,7 +192,9 @@ def without_column(table: str, column: str) -> Breaking:
         path = folder / f"{table}.csv"
         lines = rows(path)
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [name for name in lines[0] if name != column], extrasaction="ignore", lineterminator="\n")
+            writer = csv.DictWriter(
+                file, [name for name in lines[0] if name != column], extrasaction="ignore", lineterminator="\n"
+            )
             writer.writeheader()
             writer.writerows(lines)
 
@@ -195,7 +205,10 @@ BAD_FOLDERS: dict[str, tuple[Breaking, list[str]]] = {
     "missing csv": (remove("dataset_info.csv"), ["not an export folder", "dataset_info.csv"]),
     "missing schema": (remove("schema.sql"), ["not an export folder", "schema.sql"]),
     "missing load": (remove("load.sql"), ["not an export folder", "load.sql"]),
-    "cut in mid-row": (text("evaluation_results.csv", lambda body: body[:-17]), ["evaluation_results.csv", "truncated"]),
+    "cut in mid-row": (
+        text("evaluation_results.csv", lambda body: body[:-17]),
+        ["evaluation_results.csv", "truncated"],
+    ),
     "a row cut short, then a line end": (
         text("dataset_info.csv", lambda body: body.rstrip("\n").rsplit(",", 5)[0] + "\n"),
         ["dataset_info.csv"],
@@ -253,7 +266,10 @@ def test_an_empty_folder_is_no_export(tmp_path: Path) -> None:
 
 
 def test_no_such_path(tmp_path: Path) -> None:
-    assert message(tmp_path / "nowhere") == f"{tmp_path}/nowhere: no such folder or file; an export folder or a DuckDB file is accepted"
+    assert (
+        message(tmp_path / "nowhere")
+        == f"{tmp_path}/nowhere: no such folder or file; an export folder or a DuckDB file is accepted"
+    )
 
 
 # ---- database files
@@ -290,7 +306,9 @@ def test_a_file_that_is_no_database(tmp_path: Path, body: bytes) -> None:
 def test_a_file_locked_by_a_writer(tmp_path: Path, export: Path) -> None:
     path = duck(tmp_path / "db.duckdb", export)
     hold = f"import duckdb; c = duckdb.connect({str(path)!r}); print('held', flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
         assert writer.stdout is not None and writer.stdout.readline() == "held\n"
         found = message(path)
         writer.communicate("\n")
@@ -313,25 +331,27 @@ def test_free_generation_features(store: AnalysisStore) -> None:
 
 def test_optional_files_that_are_not_there(export: Path) -> None:
     with AnalysisStore.from_existing(export) as opened:
-        with pytest.raises(DataError, match="all_models_feature_stats_3_03_with_ratios.csv"):
+        with pytest.raises(DataError, match=r"all_models_feature_stats_3_03_with_ratios.csv"):
             opened.freegen_features()
-        with pytest.raises(DataError, match="forward_generation_results_303.csv"):
+        with pytest.raises(DataError, match=r"forward_generation_results_303.csv"):
             opened.selected_features()
 
 
 def test_free_generation_features_that_are_wrong(tmp_path: Path, export: Path) -> None:
     file = tmp_path / "freegen.csv"
     file.write_text("id,a,b\nx,1,many\n")
-    with pytest.raises(DataError, match="column 'b' holds text"):
+    with pytest.raises(DataError, match=r"column 'b' holds text"):
         AnalysisStore.from_existing(export, file).freegen_features()
     file.write_text("id,a,b\nx,1,2\nx,1,3\n")
-    with pytest.raises(DataError, match="id 'x' stands twice"):
+    with pytest.raises(DataError, match=r"id 'x' stands twice"):
         AnalysisStore.from_existing(export, file).freegen_features()
 
 
-@pytest.mark.parametrize("lists", ["task,setting\narc,0-shot\n", "task,setting,selected_features\narc,0-shot,__import__('os').getcwd()\n"])
+@pytest.mark.parametrize(
+    "lists", ["task,setting\narc,0-shot\n", "task,setting,selected_features\narc,0-shot,__import__('os').getcwd()\n"]
+)
 def test_selected_features_that_are_wrong(tmp_path: Path, export: Path, lists: str) -> None:
     file = tmp_path / "selected.csv"
     file.write_text(lists)
-    with pytest.raises(DataError, match="task, setting and selected_features"):
+    with pytest.raises(DataError, match=r"task, setting and selected_features"):
         AnalysisStore.from_existing(export, None, file).selected_features()

@@ -11,7 +11,7 @@ import pytest
 from export import SHARES, SUMMARY, TOKENS, tables, write
 
 from njsl.store import AnalysisStore
-from njsl.store.views import models
+from njsl.store.views import known_groups, models
 
 Tables = dict[str, pd.DataFrame]
 Found = set[tuple[str, str, str]]
@@ -20,7 +20,9 @@ Found = set[tuple[str, str, str]]
 def clean() -> Tables:
     """The synthetic export with every oddity taken out."""
     found = tables()
-    annotations, datasets, scores = (found[name] for name in ("model_annotations", "dataset_info", "evaluation_results"))
+    annotations, datasets, scores = (
+        found[name] for name in ("model_annotations", "dataset_info", "evaluation_results")
+    )
     whole = datasets[[f"{SUMMARY}percentage_{name}" for name in SHARES]].ge(0).all(axis=1)
     known = set(datasets.loc[whole & datasets[TOKENS].gt(0), "id"]) & set(annotations["id"]) & set(scores["id"])
     known -= set(annotations.loc[annotations["total_params"].isna(), "id"])
@@ -114,7 +116,10 @@ BREAKAGES: dict[str, tuple[Callable[[Tables], None], Found]] = {
         add(f"{QWEN}-hf", "drop", "3-shot", "accuracy", 0.5, None),
         {("orphan", f"{QWEN}-hf", "id"), ("alias", f"{QWEN}-hf", "id"), ("alias", QWEN, "id")},
     ),
-    "same name of another owner": (add("x/Qwen2-72B", "drop", "3-shot", "accuracy", 0.5, None), {("orphan", "x/Qwen2-72B", "id")}),
+    "same name of another owner": (
+        add("x/Qwen2-72B", "drop", "3-shot", "accuracy", 0.5, None),
+        {("orphan", "x/Qwen2-72B", "id")},
+    ),
     "old spelling after the new one": (
         add(QWEN, "arc:challenge", "25-shot", "accuracy", 0.5, None),
         {("alias", QWEN, "benchmark")},
@@ -206,21 +211,40 @@ def test_the_papers_data(paper_store: AnalysisStore, paper_data: Path) -> None:
     assert counts == {"evaluation_results": 41, "model_annotations": 9, "dataset_info": 4}
 
     five = datasets.set_index("id")[[f"{PCT}{name}" for name in SHARES]].replace(-1, np.nan)
-    odd = (five.notna().any(axis=1) & five.isna().any(axis=1)) | (five.notna().all(axis=1) & (five.sum(axis=1) - 100).abs().gt(1))
+    odd = (five.notna().any(axis=1) & five.isna().any(axis=1)) | (
+        five.notna().all(axis=1) & (five.sum(axis=1) - 100).abs().gt(1)
+    )
     assert ids("shares", "dataset_info") == set(five.index[odd])
     assert odd.sum() == 12
     assert "meta-llama/Llama-2-70b-hf" in five.index[odd] or "meta-llama/Llama-2-70b" in five.index[odd]
 
     assert (table["check"] == "nan").sum() == scores["metric_value"].isna().sum() == 226
-    perplexity = scores[(scores["metric"] == "perplexity") & ((scores["metric_value"] < 1) | (scores["metric_value"] > 1e6))]
+    perplexity = scores[
+        (scores["metric"] == "perplexity") & ((scores["metric_value"] < 1) | (scores["metric_value"] > 1e6))
+    ]
     assert sorted(table.loc[table["check"] == "range", "id"]) == sorted(perplexity["id"])
 
     arc = scores[(scores["setting"] == "25-shot") & (scores["metric"] == "accuracy")]
-    both = set(arc.loc[arc["benchmark"] == "arc:challenge", "id"]) & set(arc.loc[arc["benchmark"] == "arc_challenge", "id"])
+    both = set(arc.loc[arc["benchmark"] == "arc:challenge", "id"]) & set(
+        arc.loc[arc["benchmark"] == "arc_challenge", "id"]
+    )
     spelled = set(table.loc[(table["check"] == "alias") & (table["field"] == "benchmark"), "id"])
     assert both <= spelled
     assert len(both & set(models(paper_store, "raw", freegen=False).index)) == 24
 
-    assert {("lambada_openai 0-shot accuracy"), ("gsm8k 5-shot accuracy")} & set(table.loc[table["check"] == "zero", "field"])
+    groups = {name: family for name, (_, family) in known_groups().items()}
+    scored = scores[(scores["metric"] == "accuracy") & (scores["metric_value"] > 0)]
+    scoring = {(groups.get(row.id), row.benchmark, row.setting) for row in scored.itertuples()}
+    zeros = table[table["check"] == "zero"]
+    zeros = zeros[zeros["id"].isin(groups)]
+    assert len(zeros) > 0
+    for row in zeros.itertuples():
+        benchmark, setting, metric = row.field.split()
+        mine = scores[
+            (scores[["id", "benchmark", "setting", "metric"]] == [row.id, benchmark, setting, metric]).all(axis=1)
+        ]
+        assert mine["metric_value"].tolist() == [0.0]
+        assert (groups[row.id], benchmark, setting) in scoring
+
     truthfulqa = table[(table["check"] == "missing_eval") & table["field"].str.startswith("truthfulqa ")]
     assert len(truthfulqa) == 94 - 69

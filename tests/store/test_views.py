@@ -81,11 +81,16 @@ def labels_by_hand(rows: Iterable[Row], name: str, setting: str, metric: str) ->
     found: dict[str, dict[str, float]] = {}
     for row in rows:
         benchmark = row["benchmark"].replace("hendrycksTest-", "mmlu_").replace("arc:challenge", "arc_challenge")
-        if row["setting"] == setting and row["metric"] == metric and any(fnmatchcase(benchmark, p) for p in BENCHMARKS[name]):
+        if (
+            row["setting"] == setting
+            and row["metric"] == metric
+            and any(fnmatchcase(benchmark, p) for p in BENCHMARKS[name])
+        ):
             value = float(row["metric_value"]) if row["metric_value"] else np.nan
             found.setdefault(row["id"], {}).setdefault(benchmark, value)
     means = {
-        identity: float(np.mean([v for v in scores.values() if v == v] or [np.nan])) for identity, scores in found.items()
+        identity: float(np.mean([v for v in scores.values() if v == v] or [np.nan]))
+        for identity, scores in found.items()
     }
     return {identity: mean for identity, mean in means.items() if mean == mean}
 
@@ -103,8 +108,15 @@ def test_raw_labels(store: AnalysisStore, export: Path, name: str) -> None:
 
 
 def test_first_row_of_the_file_wins_in_raw_and_the_new_spelling_in_curated(store: AnalysisStore, export: Path) -> None:
-    rows = [row for row in read(export / "evaluation_results.csv") if (row["setting"], row["metric"]) == ("25-shot", "accuracy")]
-    raw, clean = frames(store, "raw", "arc_challenge")["arc_challenge"], frames(store, "curated", "arc_challenge")["arc_challenge"]
+    rows = [
+        row
+        for row in read(export / "evaluation_results.csv")
+        if (row["setting"], row["metric"]) == ("25-shot", "accuracy")
+    ]
+    raw, clean = (
+        frames(store, "raw", "arc_challenge")["arc_challenge"],
+        frames(store, "curated", "arc_challenge")["arc_challenge"],
+    )
     old_first = 0
     for identity, y, y_clean in zip(raw.ids, raw.y, clean.y, strict=True):
         mine = [row for row in rows if row["id"] == identity and row["benchmark"] in ("arc:challenge", "arc_challenge")]
@@ -115,7 +127,9 @@ def test_first_row_of_the_file_wins_in_raw_and_the_new_spelling_in_curated(store
 
 
 def test_features_keep_what_is_missing(store: AnalysisStore, export: Path) -> None:
-    files = {name: {row["id"]: row for row in read(export / f"{name}.csv")} for name in ("model_annotations", "dataset_info")}
+    files = {
+        name: {row["id"]: row for row in read(export / f"{name}.csv")} for name in ("model_annotations", "dataset_info")
+    }
     base = models(store, "raw", freegen=False)
     assert list(base.index) == eligible(export)
     for name, (table, column) in NUMBERS.items():
@@ -131,7 +145,9 @@ def test_features_keep_what_is_missing(store: AnalysisStore, export: Path) -> No
 def test_who_is_a_base_model(store: AnalysisStore) -> None:
     """Neither spelling of a missing count is a count; a model that is not marked counts as a base model."""
     base = models(store, "raw", freegen=False)
-    assert not {"acme/model-0", "boreal/model-1", "cobalt/model-2"} & set(base.index)  # tokens NULL, tokens -1, params NULL
+    assert not {"acme/model-0", "boreal/model-1", "cobalt/model-2"} & set(
+        base.index
+    )  # tokens NULL, tokens -1, params NULL
     assert not {"delta/model-3", "ember/model-4"} & set(base.index)  # instruction-tuned
     assert "model-5" in base.index  # not marked, and without any evaluation
     assert "boreal/model-7" in base.index and np.isnan(base.loc["boreal/model-7", "web_pct"])
@@ -170,7 +186,7 @@ def test_free_generation_features_are_joined_by_id(store: AnalysisStore) -> None
 
 
 def test_free_generation_features_asked_for_but_absent(export: Path) -> None:
-    with AnalysisStore.from_existing(export) as opened, pytest.raises(DataError, match="ratios.csv"):
+    with AnalysisStore.from_existing(export) as opened, pytest.raises(DataError, match=r"ratios.csv"):
         task_frames(opened, "raw", find_tasks("hellaswag"), freegen=True)
 
 
@@ -209,7 +225,9 @@ def test_curated_has_one_definition_for_all(store: AnalysisStore, export: Path) 
     for row in rows:
         if row["benchmark"] in names and row["metric"] in ("accuracy", "mc1", "mc2"):
             both.setdefault(row["id"], []).append(float(row["metric_value"]))
-    assert found["truthfulqa"].y == pytest.approx([np.mean(both[identity]) for identity in found["truthfulqa"].ids], abs=1e-12)
+    assert found["truthfulqa"].y == pytest.approx(
+        [np.mean(both[identity]) for identity in found["truthfulqa"].ids], abs=1e-12
+    )
 
 
 def test_an_alias_loses_against_the_annotated_id_and_fills_where_that_has_nothing(tmp_path: Path) -> None:
@@ -217,9 +235,12 @@ def test_an_alias_loses_against_the_annotated_id_and_fills_where_that_has_nothin
     own = (scores["id"] == "EleutherAI/pythia-410m") & (scores["benchmark"] == "winogrande")
     alias = (scores["id"] == "EleutherAI/pythia-410M") & (scores["benchmark"] == "winogrande")
     scores = pd.concat([scores[alias], scores[~alias]])  # first in the file, and still it loses
+    own = own[scores.index]
     with AnalysisStore.from_existing(write(tmp_path / "both", evaluation_results=scores)) as opened:
         frame = frames(opened, "curated", "winogrande")["winogrande"]
-        assert frame.y[list(frame.ids).index("EleutherAI/pythia-410m")] == scores.loc[own, "metric_value"].item() != 0.61
+        assert (
+            frame.y[list(frame.ids).index("EleutherAI/pythia-410m")] == scores.loc[own, "metric_value"].item() != 0.61
+        )
     with AnalysisStore.from_existing(write(tmp_path / "alone", evaluation_results=scores[~own])) as opened:
         frame = frames(opened, "curated", "winogrande")["winogrande"]
         assert frame.y[list(frame.ids).index("EleutherAI/pythia-410m")] == 0.61
@@ -229,14 +250,20 @@ def test_an_alias_loses_against_the_annotated_id_and_fills_where_that_has_nothin
 def test_curated_wants_every_benchmark_and_raw_takes_what_is_there(tmp_path: Path) -> None:
     scores = tables()["evaluation_results"]
     gone = (scores["id"] == "Qwen/Qwen2-72B") & (scores["benchmark"] == "lambada_standard")
-    rest = (scores["id"] == "Qwen/Qwen2-72B") & (scores["benchmark"] == "lambada_openai") & (scores["metric"] == "accuracy")
+    rest = (
+        (scores["id"] == "Qwen/Qwen2-72B")
+        & (scores["benchmark"] == "lambada_openai")
+        & (scores["metric"] == "accuracy")
+    )
     with AnalysisStore.from_existing(write(tmp_path, evaluation_results=scores[~gone])) as opened:
         raw = frames(opened, "raw", "lambada")["lambada"]
         assert raw.y[list(raw.ids).index("Qwen/Qwen2-72B")] == scores.loc[rest, "metric_value"].item()
         assert set(raw.ids) - set(frames(opened, "curated", "lambada")["lambada"].ids) == {"Qwen/Qwen2-72B"}
 
 
-def test_corrections_apply_only_to_the_value_they_were_reviewed_against(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_corrections_apply_only_to_the_value_they_were_reviewed_against(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     annotations = tables()["model_annotations"].set_index("id")
     annotations.loc["EleutherAI/pythia-70m", "total_params"] = 95592496  # what the published database says
     annotations.loc["EleutherAI/pythia-160m", "total_params"] = 123
@@ -293,7 +320,9 @@ def paper_frames(paper_store: AnalysisStore) -> dict[str, dict[str, TaskFrame]]:
 def test_raw_is_the_papers_rows(paper_data: Path, paper_frames: dict[str, dict[str, TaskFrame]], name: str) -> None:
     expected = [row for row in read(paper_data / "paper_rows.csv") if row["task"] == name]
     frame = paper_frames["raw"][name]
-    assert [(row["setting"], row["metric"]) for row in expected[:1]] == [(frame.task.key.setting, frame.task.key.metric)]
+    assert [(row["setting"], row["metric"]) for row in expected[:1]] == [
+        (frame.task.key.setting, frame.task.key.metric)
+    ]
     assert list(frame.ids) == [row["id"] for row in expected]
     assert np.abs(frame.y - [float(row["label"]) for row in expected]).max() < 1e-6
 
@@ -301,7 +330,9 @@ def test_raw_is_the_papers_rows(paper_data: Path, paper_frames: dict[str, dict[s
 @pytest.mark.data
 @pytest.mark.parametrize("view", COUNTS)
 def test_models_per_task(paper_frames: dict[str, dict[str, TaskFrame]], view: str) -> None:
-    assert {name: len(frame.y) for name, frame in paper_frames[view].items()} == dict(zip(BENCHMARKS, COUNTS[view], strict=True))
+    assert {name: len(frame.y) for name, frame in paper_frames[view].items()} == dict(
+        zip(BENCHMARKS, COUNTS[view], strict=True)
+    )
 
 
 @pytest.mark.data
@@ -316,7 +347,9 @@ def test_papers_base_models(paper_store: AnalysisStore, paper_data: Path) -> Non
     assert len(freegen) == 61
     assert base[freegen].notna().any(axis=1).sum() == 89
     assert base[freegen].isna().all().sum() == 8  # the columns that are wholly empty as published
-    files = {name: {row["id"]: row for row in read(folder / f"{name}.csv")} for name in ("model_annotations", "dataset_info")}
+    files = {
+        name: {row["id"]: row for row in read(folder / f"{name}.csv")} for name in ("model_annotations", "dataset_info")
+    }
     for name, (table, column) in NUMBERS.items():
         texts = [files[table].get(identity, {}).get(column, "") for identity in base.index]
         expected = [np.nan if not text or float(text) == -1 else float(text) for text in texts]
@@ -325,7 +358,11 @@ def test_papers_base_models(paper_store: AnalysisStore, paper_data: Path) -> Non
 
 @pytest.mark.data
 def test_21_orgs_on_the_models_with_accuracy_rows(paper_store: AnalysisStore, paper_data: Path) -> None:
-    scored = {row["id"] for row in read(paper_data / "njsl_2025_03_03" / "evaluation_results.csv") if row["metric"] == "accuracy"}
+    scored = {
+        row["id"]
+        for row in read(paper_data / "njsl_2025_03_03" / "evaluation_results.csv")
+        if row["metric"] == "accuracy"
+    }
     base = models(paper_store, "raw", freegen=False)
     scored &= set(base.index)
     assert len(scored) == 92
@@ -341,7 +378,12 @@ def test_curated_brings_models_back(paper_frames: dict[str, dict[str, TaskFrame]
     raw, clean = paper_frames["raw"], paper_frames["curated"]
     llama = "meta-llama/Llama-2-7b"
     assert all(llama not in frame.ids for frame in raw.values())
-    assert {name for name, frame in clean.items() if llama in frame.ids} >= {"arc_challenge", "hellaswag", "mmlu_5-shot", "truthfulqa"}
+    assert {name for name, frame in clean.items() if llama in frame.ids} >= {
+        "arc_challenge",
+        "hellaswag",
+        "mmlu_5-shot",
+        "truthfulqa",
+    }
     assert len(clean["truthfulqa"].y) >= 92
     assert not {"LLM360/CrystalCoder", "cerebras/Cerebras-GPT-13B"} & set(clean["lambada"].ids)
     assert {"LLM360/CrystalCoder", "cerebras/Cerebras-GPT-13B"} <= set(raw["lambada"].ids)
@@ -355,7 +397,9 @@ def test_curated_brings_models_back(paper_frames: dict[str, dict[str, TaskFrame]
 @pytest.mark.data
 def test_every_correction_meets_the_value_it_names(paper_data: Path) -> None:
     folder = paper_data / "njsl_2025_03_03"
-    files = {name: {row["id"]: row for row in read(folder / f"{name}.csv")} for name in ("model_annotations", "dataset_info")}
+    files = {
+        name: {row["id"]: row for row in read(folder / f"{name}.csv")} for name in ("model_annotations", "dataset_info")
+    }
     for entry in curated()["values"]:
         text = files[entry["table"]][entry["id"]][entry["field"]]
         if isinstance(entry["old"], (int, float)):
@@ -381,8 +425,20 @@ def test_every_correction_meets_the_value_it_names(paper_data: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "table", "place"),
     [
-        ("dataset_info.csv", "cerebras/Cerebras-GPT-13B,371.0", "cerebras/Cerebras-GPT-13B,257.0", "dataset_info", "Cerebras-GPT-13B"),
-        ("evaluation_results.csv", "0.013778381525325054", "0.5", "evaluation_results", "Cerebras-GPT-13B/lambada_openai"),
+        (
+            "dataset_info.csv",
+            "cerebras/Cerebras-GPT-13B,371.0",
+            "cerebras/Cerebras-GPT-13B,257.0",
+            "dataset_info",
+            "Cerebras-GPT-13B",
+        ),
+        (
+            "evaluation_results.csv",
+            "0.013778381525325054",
+            "0.5",
+            "evaluation_results",
+            "Cerebras-GPT-13B/lambada_openai",
+        ),
     ],
 )
 def test_a_correction_that_meets_another_value_is_an_error(
@@ -395,7 +451,7 @@ def test_a_correction_that_meets_another_value_is_an_error(
     assert old in body
     (folder / file).write_text(body.replace(old, new))
     with AnalysisStore.from_existing(folder, published=True) as opened:
-        with pytest.raises(StoreError, match=f"does not fit {table}: 1 corrections meet another value.*{place}"):
+        with pytest.raises(StoreError, match=rf"does not fit {table}: 1 corrections meet another value.*{place}"):
             task_frames(opened, "curated", find_tasks("lambada"), freegen=False)
         assert len(frames(opened, "raw", "lambada")["lambada"].y) == 92
     with AnalysisStore.from_existing(folder) as opened:
@@ -405,12 +461,21 @@ def test_a_correction_that_meets_another_value_is_an_error(
 @pytest.mark.data
 def test_curated_labels_are_complete(paper_store: AnalysisStore, paper_frames: dict[str, dict[str, TaskFrame]]) -> None:
     """Every label is a mean over the same number of benchmarks: 57 subjects, 15 languages and so on."""
-    sizes = dict.fromkeys(BENCHMARKS, 1) | {"mmlu_0-shot": 57, "mmlu_5-shot": 57, "xnli": 15, "anli": 3, "lambada": 2, "truthfulqa": 2}
+    sizes = dict.fromkeys(BENCHMARKS, 1) | {
+        "mmlu_0-shot": 57,
+        "mmlu_5-shot": 57,
+        "xnli": 15,
+        "anli": 3,
+        "lambada": 2,
+        "truthfulqa": 2,
+    }
     overlay = Overlay.load("curated")
     scores = overlay.scores(paper_store.table("evaluation_results"), strict=True).dropna(subset="metric_value")
     for name, frame in paper_frames["curated"].items():
         key, wanted = frame.task.key, overlay.definition(frame.task)
-        rows = scores[(scores["setting"] == key.setting) & (scores["metric"] == key.metric) & scores["id"].isin(frame.ids)]
+        rows = scores[
+            (scores["setting"] == key.setting) & (scores["metric"] == key.metric) & scores["id"].isin(frame.ids)
+        ]
         rows = rows[[any(fnmatchcase(benchmark, pattern) for pattern in wanted) for benchmark in rows["benchmark"]]]
         assert set(rows.groupby("id")["benchmark"].nunique()) == {sizes[name]}, name
         assert frame.y == pytest.approx(rows.groupby("id")["metric_value"].mean()[frame.ids].to_numpy(), abs=1e-12)

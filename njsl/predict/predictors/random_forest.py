@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestRegressor
 
 from njsl.predict.base import Predictor, fold, preprocessing
@@ -47,6 +48,10 @@ class RandomForest(Predictor):
     def predict(self, X: pd.DataFrame) -> np.ndarray:
         """Predicted scores [models], as fractions within the range of the training scores."""
         return self.model_.predict(self.preprocessing_.transform(X))
+
+    def trees(self) -> tuple[ColumnTransformer, Any]:
+        """The forest and what encodes its columns."""
+        return self.preprocessing_, self.model_
 
     def importances(self) -> pd.Series:
         """Share of the fall in squared error that each feature's splits brought, in the training models."""
