@@ -110,7 +110,11 @@ def _table(rows: pd.DataFrame, title: str) -> Table:
             cell = cells.set_index("features")
             first = cell.iloc[0]
             label = f"{METRIC_NAMES[metric]}, {first.setting}" if task == metrics.MEAN_TASK else _label(first, task)
-            values = [label, f"{first.n:.0f}", *(_points(first[name]) for name in ("mae_median", "mae_loglinear"))]
+            values = [
+                label,
+                _models(part, task, first.n),
+                *(_points(first[name]) for name in ("mae_median", "mae_loglinear")),
+            ]
             for name in sets:
                 values += [_points(cell.at[name, "mae"]), *([_change(cell.loc[name])] if name in compared else [])]
             table.add_row(*values, style="bold" if task == metrics.MEAN_TASK else None)
@@ -120,6 +124,14 @@ def _table(rows: pd.DataFrame, title: str) -> Table:
 
 def _label(row: pd.Series, task: str) -> str:
     return f"{task.removesuffix('_' + row.setting)} ({row.setting})"
+
+
+def _models(rows: pd.DataFrame, task: str, n: float) -> str:
+    """Models scored; for a mean over tasks the fewest and the most."""
+    if task != metrics.MEAN_TASK:
+        return f"{n:.0f}"
+    sizes = rows.loc[rows["task"] != metrics.MEAN_TASK, "n"]
+    return f"{sizes.min():.0f}" if sizes.min() == sizes.max() else f"{sizes.min():.0f}-{sizes.max():.0f}"
 
 
 def _points(value: float) -> str:
