@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from njsl.core.run import write_atomic
+from njsl.predict.base import LN_PARAMS, LN_TOKENS
 from njsl.predict.features import tag
 from njsl.store.views import CATEGORICAL
 
@@ -19,8 +20,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METHOD = ["predictor", "cv", "features"]
-GROUP_NAMES = {"[A]": "architecture and size", "[D]": "data", "[F]": "free generation"}
-GROUP_COLORS = {"[A]": "#4477aa", "[D]": "#ee6677", "[F]": "#228833"}
+# Scale is set apart: it would hide in the other groups what they say beyond it.
+GROUP_COLORS = {
+    "[A] parameters": "#99bbdd",
+    "[D] tokens": "#f4b0b8",
+    "[A] architecture": "#4477aa",
+    "[D] data mix": "#ee6677",
+    "[F] free generation": "#228833",
+}
+GROUP_OF = {"[A]": "[A] architecture", "[D]": "[D] data mix", "[F]": "[F] free generation"}
+GROUP_OF_SCALE = {LN_PARAMS: "[A] parameters", LN_TOKENS: "[D] tokens"}
 CODE = "code_pct"
 MAX_BEESWARM = 18
 DPI = 110
@@ -123,21 +132,23 @@ def importances_by_group(rows: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
 
     tasks = list(rows["task"].unique())[::-1]
+    grouped = rows.assign(group=rows["feature"].map(GROUP_OF_SCALE).fillna(rows["tag"].map(GROUP_OF)))
     columns = ["shap_abs", *(["gain"] if rows["gain"].notna().any() else [])]
     figure = Figure(figsize=(4.6 * len(columns), 0.26 * len(tasks) + 1.3), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(columns), sharey=True))
     for column, axes in zip(columns, panels, strict=True):
-        shares = rows.pivot_table(index="task", columns="tag", values=column, aggfunc="sum").reindex(tasks)
+        shares = grouped.pivot_table(index="task", columns="group", values=column, aggfunc="sum").reindex(tasks)
         shares = 100 * shares.div(shares.sum(axis=1).replace(0.0, 1.0), axis=0)
         left = np.zeros(len(tasks))
-        for name in shares.columns:
-            axes.barh(tasks, shares[name], left=left, color=GROUP_COLORS[name], label=f"{name} {GROUP_NAMES[name]}")
+        for name in [name for name in GROUP_COLORS if name in shares]:
+            axes.barh(tasks, shares[name].fillna(0.0), left=left, color=GROUP_COLORS[name], label=name)
             left += shares[name].fillna(0.0).to_numpy()
         axes.set_xlabel("share of mean |SHAP| [%]" if column == "shap_abs" else "share of gain [%]", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.set_xlim(0, 100)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
-    _title(figure, rows, "what the predictor uses, by feature group")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=7)
+    models = f"n = {rows['n'].min()} to {rows['n'].max()} held-out models, {rows['n_seeds'].max()} seeds"
+    _title(figure, rows, f"what the predictor uses, by feature group; {models}")
     return figure
 
 

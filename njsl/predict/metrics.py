@@ -165,7 +165,8 @@ def importances(pairs: Pairs, shap: pd.DataFrame) -> pd.DataFrame:
     table = _banded(folds.groupby(key, sort=False), "shap_abs").join(
         _banded(gains.astype({"gain": "float64"}).groupby(key, sort=False)["gain"], "gain")
     )
-    table = table.reset_index()
+    counts = shap.groupby(key, sort=False).agg(n=("model", "nunique"), n_seeds=("seed", "nunique"))
+    table = counts.join(table).reset_index()
     table.insert(len(key), "tag", [tag(name) for name in table["feature"]])
     return table
 
