@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from njsl.store.overlay import Overlay
+from njsl.store.tasks import task_table
+
 KNOWN = (  # of owners with several families; njsl/store/data/families.csv says which
     *(f"EleutherAI/pythia-{size}" for size in ("70m", "160m", "410m", "1b", "2.8b")),
     *(f"EleutherAI/gpt-neo-{size}" for size in ("125m", "1.3B", "2.7B")),
@@ -23,7 +26,7 @@ KNOWN = (  # of owners with several families; njsl/store/data/families.csv says 
 OWNERS = ("acme/", "boreal/", "cobalt/", "delta/", "ember/", "")
 MODELS = 48
 SHARES = ("web", "code", "books", "reference", "academic")
-SUBJECTS = ("abstract_algebra", "anatomy", "virology")
+SUBJECTS = tuple(name.removeprefix("mmlu_") for name in Overlay.load("curated").definition(task_table()["mmlu_5-shot"]))
 CATEGORIES = {
     "layer_norm_type": ("rmsnorm", "parametric", "non-parametric"),
     "positional_embeddings": ("rope", "alibi", "learned"),
@@ -54,7 +57,7 @@ BENCHMARKS = (
     ("humaneval", "0-shot", "accuracy", 0.0),
     *((f"anli_r{number}", "0-shot", "brier_score", 0.7) for number in (1, 2, 3)),
     ("logiqa2", "0-shot", "brier_score", 0.8),
-    *((f"xnli_{language}", "0-shot", "brier_score", 0.7) for language in ("de", "en", "fr")),
+    *((name, "0-shot", "brier_score", 0.7) for name in Overlay.load("curated").definition(task_table()["xnli"])),
     ("mathqa", "0-shot", "brier_score", 0.8),
 )
 

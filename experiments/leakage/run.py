@@ -16,10 +16,10 @@ import pandas as pd
 
 from njsl.core.config import StoreConfig
 from njsl.predict.evaluate import Unit, evaluate
-from njsl.predict.insample import PaperSelection, run_searches
 from njsl.predict.metrics import mae
 from njsl.predict.predictors.xgboost import XGBoost
-from njsl.predict.select import NestedSelection
+from njsl.predict.select_nested import NestedSelection
+from njsl.predict.select_paper import PaperSelection, run_searches
 from njsl.predict.splits import RandomFolds
 from njsl.predict.tune import Recipe
 from njsl.store import open_store
@@ -44,7 +44,7 @@ def null_frame(frame: TaskFrame, noise: int, shuffle: int) -> TaskFrame:
 def errors(frame: TaskFrame) -> dict[str, float]:
     """MAE [points], mean over seeds: the median, no selection, in-sample selection and nested selection."""
     noise = tuple(name for name in frame.features if name.startswith("noise_"))
-    unit = Unit(frame, RECIPE, "nested", CV, "scale", START, CV.encoding, 0, None, False)
+    unit = Unit(frame, RECIPE, "nested", CV, "scale", "none", START, CV.encoding, 0, None, False)
     search = PaperSelection(START, noise, MAX_STEPS, MIN_GAIN)
     run_searches({("null",): search}, {("null",): unit}, SEEDS, lambda units, _: [mae(u, evaluate(u)) for u in units])
     nested = NestedSelection(noise, MAX_STEPS, MIN_GAIN)

@@ -50,7 +50,7 @@ def compare(seeds: list[int]) -> None:
             columns = tuple(table.columns(name, wanted, frame.task))
             X = design(frame.features, list(columns), CV.encoding).to_numpy(np.float32)
             for seed in seeds:
-                unit = Unit(frame, RECIPE, "paper", CV, name, columns, CV.encoding, seed, None, False)
+                unit = Unit(frame, RECIPE, "paper", CV, name, "none", columns, CV.encoding, seed, None, False)
                 start = time.process_time()
                 lean = mean_fold_mae(X, frame.y, seed)
                 middle = time.process_time()

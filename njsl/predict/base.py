@@ -133,7 +133,7 @@ def preprocessing(X: pd.DataFrame, *, scale: bool) -> ColumnTransformer:
     )
 
 
-def fold(transformer: ColumnTransformer, values: np.ndarray) -> np.ndarray:
+def per_feature(transformer: ColumnTransformer, values: np.ndarray) -> np.ndarray:
     """Sum values [..., transformed columns] over one-hot columns back to the features [..., features] they code.
 
     Args:

@@ -11,8 +11,8 @@ import pandas as pd
 
 from njsl.core.types import DataError
 from njsl.predict.base import LN_PARAMS, LN_TOKENS
-from njsl.predict.features import LOGGED, design
-from njsl.predict.select import NestedSelection
+from njsl.predict.features import LOGGED, Encoding, design
+from njsl.predict.select_nested import NestedSelection
 from njsl.predict.splits import Fold, Splitter
 from njsl.predict.tune import Recipe, search
 from njsl.store.views import TaskFrame
@@ -27,6 +27,7 @@ class Unit:
         recipe: the predictor and its grid.
         cv_name, cv: the protocol.
         features: name of the feature set.
+        select: ``none``, ``paper`` or ``nested``: how the columns are chosen.
         columns: its columns, in order.
         encoding: see ``features.design``; the protocol's, or the second one under ``select=paper``.
         seed: of folds and learner.
@@ -39,8 +40,9 @@ class Unit:
     cv_name: str
     cv: Splitter
     features: str
+    select: str
     columns: tuple[str, ...]
-    encoding: str
+    encoding: Encoding
     seed: int
     nested: NestedSelection | None
     explain: bool
@@ -90,8 +92,21 @@ def evaluate(unit: Unit) -> Result:
     """Hold out, tune on the inner folds, refit, predict; the baselines run on the same folds.
 
     Raises:
-        DataError: a prediction is not finite.
+        DataError: the predictor refuses its parameters or the data, or a prediction is not finite.
     """
+    try:
+        return _evaluate(unit)
+    except (ValueError, ArithmeticError) as error:  # XGBoost's, scikit-learn's and NumPy's errors are ValueErrors
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{_where(unit)}: {type(error).__name__}: {reason}") from error
+
+
+def _where(unit: Unit) -> str:
+    task = unit.frame.task.key.task
+    return f"predictor {unit.recipe.name} on {task}, features {unit.features}, cv {unit.cv_name}, seed {unit.seed}"
+
+
+def _evaluate(unit: Unit) -> Result:
     started = time.process_time()
     result = Result([], 0.0)
     X, y = design(unit.frame.features, list(unit.columns), unit.encoding), unit.frame.y
@@ -120,10 +135,7 @@ def _fold(unit: Unit, X: pd.DataFrame, fold: Fold, inner: list[tuple[np.ndarray,
     model = unit.recipe.make(point, unit.seed, task).fit(train, y[fold.train])
     yhat = np.asarray(model.predict(test), dtype="float64")
     if not np.isfinite(yhat).all():
-        raise DataError(
-            f"predictor {unit.recipe.name} on {task.key.task}, features {unit.features}, cv {unit.cv_name}, "
-            f"seed {unit.seed}: a prediction is not finite at {point}"
-        )
+        raise DataError(f"{_where(unit)}: a prediction is not finite at {point}")
     truth = y[fold.test]
     result = FoldResult(
         fold.name,

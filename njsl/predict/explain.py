@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from njsl.predict.base import Predictor, fold
+from njsl.predict.base import Predictor, per_feature
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def shap_values(model: Predictor, train: pd.DataFrame, test: pd.DataFrame, seed:
     if trees is not None:
         transformer, ensemble = trees
         values = shap.TreeExplainer(ensemble).shap_values(transformer.transform(test))
-        return fold(transformer, np.asarray(values, dtype="float64"))
+        return per_feature(transformer, np.asarray(values, dtype="float64"))
     categories = {
         name: train[name].cat.categories for name in train if isinstance(train[name].dtype, pd.CategoricalDtype)
     }

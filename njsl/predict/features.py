@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 ORDER = (*NUMERIC, *CATEGORICAL)
 LOGGED = {"total_params": LN_PARAMS, "total_tokens_billions": LN_TOKENS}
 PUBLISHED = {column: name for name, column in NUMERIC.items()}
-ENCODINGS = ("ordinal", "ordinal_missing", "native")
+Encoding = Literal["ordinal", "ordinal_missing", "native"]
 
 
 class FeatureTable:
@@ -110,7 +110,7 @@ def tag(column: str) -> str:
     return "[A]" if column in ORDER else "[F]"
 
 
-def design(features: pd.DataFrame, columns: list[str], encoding: str) -> pd.DataFrame:
+def design(features: pd.DataFrame, columns: list[str], encoding: Encoding) -> pd.DataFrame:
     """The design matrix: ``columns`` of a task's features, ln of parameters and tokens, categories encoded.
 
     Args:

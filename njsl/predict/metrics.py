@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from njsl.predict.evaluate import Result, Unit
-from njsl.predict.features import tag
+from njsl.predict.features import LOGGED, tag
 
 BASELINE = "scale"
 METRICS_COLUMNS = [
@@ -62,8 +62,11 @@ def mae(unit: Unit, result: Result) -> float:
     return float(fold_weights(unit, result) @ [fold.mae for fold in result.folds])
 
 
-def metrics(pairs: Pairs, select: str, view: str) -> pd.DataFrame:
-    """``metrics.csv``: a row per unit. MAEs are fractions; ``mae`` averages as the protocol says."""
+def metrics(pairs: Pairs, view: str) -> pd.DataFrame:
+    """``metrics.csv``: a row per unit. MAEs are fractions; ``mae`` averages as the protocol says.
+
+    ``rel_change_vs_scale`` compares with scale-only as it is, never with a set that selection has grown.
+    """
     rows = []
     for unit, result in pairs:
         sizes = np.array([len(fold.test) for fold in result.folds], dtype=float)
@@ -76,7 +79,7 @@ def metrics(pairs: Pairs, select: str, view: str) -> pd.DataFrame:
         rows.append(
             {
                 **_names(unit),
-                "select": select,
+                "select": unit.select,
                 "view": view,
                 "seed": unit.seed,
                 "n": len(unit.frame.y),
@@ -88,14 +91,21 @@ def metrics(pairs: Pairs, select: str, view: str) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows)
     key = ["task", "predictor", "cv", "seed"]
-    scale = table[table["features"] == BASELINE].set_index(key)["mae"]
+    scale = table[is_baseline(table)].set_index(key)["mae"]
     reference = table[key].apply(tuple, axis=1).map(scale.to_dict()).astype("float64")
     table["rel_change_vs_scale"] = (table["mae"] - reference) / reference
+    if (table["n_features"] % 1 == 0).all():
+        table["n_features"] = table["n_features"].astype(int)
     return table[METRICS_COLUMNS]
 
 
+def is_baseline(table: pd.DataFrame) -> pd.Series:
+    """Which rows are scale-only, with nothing selected."""
+    return (table["features"] == BASELINE) & (table["select"] == "none")
+
+
 def predictions(pairs: Pairs) -> pd.DataFrame:
-    """``predictions.parquet``: a row per held-out model, unit and fold; y and yhat are fractions."""
+    """A row per held-out model, unit and fold; y and yhat are fractions. ``select`` says how columns were chosen."""
     parts = []
     for unit, result in pairs:
         for fold in result.folds:
@@ -107,6 +117,7 @@ def predictions(pairs: Pairs) -> pd.DataFrame:
                         "org": unit.frame.org[rows],
                         "family": unit.frame.family[rows],
                         **_names(unit),
+                        "select": unit.select,
                         "seed": unit.seed,
                         "fold": fold.name,
                         "y": unit.frame.y[rows],
@@ -147,34 +158,42 @@ def shap_table(pairs: Pairs) -> pd.DataFrame:
 def importances(pairs: Pairs, shap: pd.DataFrame) -> pd.DataFrame:
     """``importances.csv``: per task and feature, mean and 5th to 95th percentile over seeds and folds.
 
-    ``shap_abs`` is the mean absolute SHAP value of a fold's held-out rows, in the units of the label; ``gain`` the
-    share of the fitted predictor's gain, empty where a predictor has none. Gain favours features with many values.
+    ``shap_abs`` is the mean absolute SHAP value over held-out rows, in the units of the label, its percentiles those of
+    the folds' means; ``gain`` the mean share of the fitted predictor's gain, empty where a predictor has none. In a
+    fold that did not select a feature both are 0.
     """
-    key = ["task", "setting", "metric", "predictor", "features", "cv", "feature"]
-    folds = shap.assign(shap=shap["shap"].abs()).groupby([*key, "seed", "fold"], sort=False)["shap"].mean()
-    gains = pd.DataFrame(
-        [
-            {**_names(unit), "seed": unit.seed, "fold": fold.name, "feature": name, "gain": gain}
-            for unit, result in pairs
-            for fold in result.folds
-            if fold.importances is not None
-            for name, gain in zip(fold.columns, fold.importances, strict=True)
-        ],
-        columns=[*key, "seed", "fold", "gain"],
-    )
-    table = _banded(folds.groupby(key, sort=False), "shap_abs").join(
-        _banded(gains.astype({"gain": "float64"}).groupby(key, sort=False)["gain"], "gain")
-    )
-    counts = shap.groupby(key, sort=False).agg(n=("model", "nunique"), n_seeds=("seed", "nunique"))
-    table = counts.join(table).reset_index()
-    table.insert(len(key), "tag", [tag(name) for name in table["feature"]])
-    return table
+    key = ["task", "setting", "metric", "predictor", "features", "cv"]
+    parts = []
+    gains = _gains(pairs)
+    for names, rows in shap.assign(shap=shap["shap"].abs()).groupby(key, sort=False):
+        order = list(rows["feature"].unique())
+        folds = rows.pivot_table(
+            index=["seed", "fold"], columns="feature", values="shap", aggfunc="mean", fill_value=0.0
+        )
+        sizes = rows.groupby(["seed", "fold"])["model"].nunique().loc[folds.index]
+        part = pd.DataFrame(dict(zip(key, names, strict=True)), index=range(len(order)))
+        part["feature"], part["tag"] = order, [tag(name) for name in order]
+        part["n"], part["n_seeds"] = rows["model"].nunique(), rows["seed"].nunique()
+        part["shap_abs"] = [float(np.average(folds[name], weights=sizes)) for name in order]
+        table = pd.DataFrame(gains.get(names, [])).reindex(columns=order).fillna(0.0)
+        part["gain"] = table.mean().to_numpy() if len(table) else np.nan
+        for name, values in (("shap_abs", folds[order]), ("gain", table)):
+            for quantile in (0.05, 0.95):
+                band = values.quantile(quantile).to_numpy() if len(values) else np.nan
+                part[f"{name}_p{100 * quantile:02.0f}"] = band
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
 
 
-def _banded(groups: pd.api.typing.SeriesGroupBy, name: str) -> pd.DataFrame:
-    return pd.DataFrame(
-        {name: groups.mean(), f"{name}_p05": groups.quantile(0.05), f"{name}_p95": groups.quantile(0.95)}
-    )
+def _gains(pairs: Pairs) -> dict[tuple[object, ...], list[dict[str, float]]]:
+    """Gain by feature of every fitted fold, for the predictors that have one."""
+    gains: dict[tuple[object, ...], list[dict[str, float]]] = {}
+    for unit, result in pairs:
+        for fold in result.folds:
+            if fold.importances is not None:
+                gain = dict(zip(fold.columns, fold.importances, strict=True))
+                gains.setdefault(tuple(_names(unit).values()), []).append(gain)
+    return gains
 
 
 def selection_table(histories: Iterable[tuple[Unit, list[list[dict[str, Any]]]]]) -> pd.DataFrame:
@@ -196,9 +215,10 @@ def selection_table(histories: Iterable[tuple[Unit, list[list[dict[str, Any]]]]]
             places.setdefault(step["feature"], []).append(place)
         # The most frequent first; among equals the one that was chosen earlier.
         for feature, taken in sorted(steps.items(), key=lambda item: (-len(item[1]), np.mean(places[item[0]]))):
+            feature = LOGGED.get(feature, feature)
             before, after = (float(np.mean([step[name] for step in taken])) for name in ("mae_before", "mae_after"))
-            rows.append((*names, feature, len(taken), len(lists), len(taken) / len(lists), before, after))
-    columns = ["task", "setting", "metric", "predictor", "features", "cv", "feature"]
+            rows.append((*names, feature, tag(feature), len(taken), len(lists), len(taken) / len(lists), before, after))
+    columns = ["task", "setting", "metric", "predictor", "features", "cv", "feature", "tag"]
     return pd.DataFrame(rows, columns=[*columns, "chosen", "selections", "share", "mae_before", "mae_after"])
 
 
@@ -209,7 +229,7 @@ class FamilyBootstrap:
     models. The same draws serve every task, feature set and predictor, so that their differences are paired.
 
     Args:
-        predicted: the table of ``predictions``.
+        predicted: the table of ``predictions``, scale-only with nothing selected among it.
     """
 
     def __init__(self, predicted: pd.DataFrame) -> None:
@@ -220,25 +240,27 @@ class FamilyBootstrap:
         errors = predicted.assign(
             error=(predicted["yhat"] - predicted["y"]).abs(), family=predicted["family"].map(position)
         )
-        seeds = predicted.groupby(["task", "predictor", "features", "cv"], sort=False)["seed"].nunique()
+        seeds = predicted.groupby(["task", "predictor", "features", "cv", "select"], sort=False)["seed"].nunique()
         self._sums: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
-        for key, rows in errors.groupby(["task", "predictor", "features", "cv"], sort=False):
+        for key, rows in errors.groupby(["task", "predictor", "features", "cv", "select"], sort=False):
             total = np.bincount(rows["family"], rows["error"], len(self.families)) / seeds[key]
             count = np.bincount(rows["family"], minlength=len(self.families)) / seeds[key]
             self._sums[key] = (total, count)
 
-    def maes(self, task: str, predictor: str, features: str, cv: str) -> np.ndarray:
+    def maes(self, task: str, predictor: str, features: str, cv: str, select: str) -> np.ndarray:
         """The pooled MAE itself, then of every draw [1 + draws]; NaN where a draw holds no model of the task."""
-        total, count = self._sums[task, predictor, features, cv]
+        total, count = self._sums[task, predictor, features, cv, select]
         weights = np.vstack([np.ones(len(self.families)), self._weights])
         with np.errstate(invalid="ignore"):
             result: np.ndarray = (weights @ total) / (weights @ count)
         return result
 
-    def change(self, tasks: list[str], predictor: str, features: str, cv: str) -> tuple[float, float, float, float]:
-        """Relative change of the mean MAE of ``tasks`` against scale-only: estimate, low, high, two-sided p."""
-        ours = np.mean([self.maes(task, predictor, features, cv) for task in tasks], axis=0)
-        scale = np.mean([self.maes(task, predictor, BASELINE, cv) for task in tasks], axis=0)
+    def change(
+        self, tasks: list[str], predictor: str, features: str, cv: str, select: str
+    ) -> tuple[float, float, float, float]:
+        """Relative change of the mean pooled MAE of ``tasks`` against scale-only: estimate, low, high, two-sided p."""
+        ours = np.mean([self.maes(task, predictor, features, cv, select) for task in tasks], axis=0)
+        scale = np.mean([self.maes(task, predictor, BASELINE, cv, "none") for task in tasks], axis=0)
         change = ours / scale - 1
         draws = change[1:][np.isfinite(change[1:])]
         if not len(draws):
@@ -252,8 +274,8 @@ def summary(table: pd.DataFrame, bootstrap: FamilyBootstrap) -> pd.DataFrame:
     """``summary.csv``: a row per task and method, then the mean over the tasks of each metric, never of both.
 
     ``mae`` is the mean over seeds and ``mae_sd`` its spread, which says how much a shuffle matters and nothing about
-    new models. ``rel_change_vs_scale`` compares means over seeds; its 95 % interval is a paired bootstrap over model
-    families of the pooled errors.
+    new models. ``rel_change_vs_scale`` compares these means; ``rel_change_pooled`` the errors pooled over models, with
+    the 95 % interval of a paired bootstrap over model families.
     """
     means = ["n", "n_features", "mae", "mae_pooled", "mae_median", "mae_loglinear"]
     cells = table.groupby(CELL, sort=False)
@@ -267,18 +289,18 @@ def summary(table: pd.DataFrame, bootstrap: FamilyBootstrap) -> pd.DataFrame:
     averaged["setting"] = [f"{size} tasks" for size in groups.size()]
     averaged["task"] = MEAN_TASK
     result = pd.concat([per_task, averaged], ignore_index=True)
-    key = ["task", "metric", *METHOD]
-    scale = result[result["features"] == BASELINE].set_index(key)["mae"].to_dict()
+    key = ["task", "metric", "predictor", "cv"]
+    scale = result[is_baseline(result)].set_index(key)["mae"].to_dict()
     reference = result[key].apply(tuple, axis=1).map(scale).astype("float64")
     result["rel_change_vs_scale"] = result["mae"] / reference - 1
     bands = []
     for row in result.itertuples():
         if np.isnan(row.rel_change_vs_scale):
-            bands.append((np.nan, np.nan))
+            bands.append((np.nan, np.nan, np.nan))
             continue
         tasks = [row.task] if row.task != MEAN_TASK else list(table.loc[table["metric"] == row.metric, "task"].unique())
-        bands.append(bootstrap.change(tasks, row.predictor, row.features, row.cv)[1:3])
-    result[["rel_change_low", "rel_change_high"]] = bands
+        bands.append(bootstrap.change(tasks, row.predictor, row.features, row.cv, row.select)[:3])
+    result[["rel_change_pooled", "rel_change_low", "rel_change_high"]] = bands
     order = [
         *CELL,
         "n",
@@ -288,6 +310,7 @@ def summary(table: pd.DataFrame, bootstrap: FamilyBootstrap) -> pd.DataFrame:
         "mae_sd",
         *means[3:],
         "rel_change_vs_scale",
+        "rel_change_pooled",
         "rel_change_low",
         "rel_change_high",
     ]

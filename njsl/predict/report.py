@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -44,21 +46,24 @@ def write(
         select, view: as configured, for the tables' columns.
         significance: also ``significance.csv``.
     """
-    table = metrics.metrics(pairs, select, view)
+    table = metrics.metrics(pairs, view)
     predicted = metrics.predictions(pairs)
     bootstrap = metrics.FamilyBootstrap(predicted)
     summary = metrics.summary(table, bootstrap)
     _csv(run.output / "metrics.csv", table)
     _csv(run.output / "summary.csv", summary)
+    # Where features were selected, scale-only without selection is there for comparison and stays in the tables above.
+    pairs_asked = [(unit, result) for unit, result in pairs if unit.select == select]
+    predicted = predicted[predicted["select"] == select].drop(columns="select")
     _parquet(run.output / "predictions.parquet", predicted)
-    if significance and metrics.BASELINE in set(table["features"]):
+    if significance and metrics.is_baseline(table).any():
         _csv(run.output / "significance.csv", significance_table(pairs, table, bootstrap))
     if select != "none":
         _csv(run.output / "selection.csv", metrics.selection_table(histories))
     shap = gains = None
     if pairs[0][0].explain:
-        shap = metrics.shap_table(pairs)
-        gains = metrics.importances(pairs, shap)
+        shap = metrics.shap_table(pairs_asked)
+        gains = metrics.importances(pairs_asked, shap)
         _parquet(run.output / "shap.parquet", shap)
         _csv(run.output / "importances.csv", gains)
     from njsl.predict import figures
@@ -78,13 +83,15 @@ def show(folder: Path, console: Console) -> None:
         seeds = int(rows["n_seeds"].max())
         note = "; ".join(part for part in (f"{seeds} seed{'s' * (seeds > 1)}, view {view}", PROTOCOL[select]) if part)
         console.print(_table(rows, f"{predictor}, cv {cv} ({note})"))
-    console.print(
-        "MAE in points of score on held-out models, mean over seeds; lower is better. change: against scale-only, with "
-        "a 95 % interval\nfrom a paired bootstrap over model families. Associations, not effects.",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(f"written to {folder}", highlight=False, soft_wrap=True)
+    say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    say("MAE in points of score on held-out models, mean over seeds; lower is better. change: against scale-only, of")
+    say("errors pooled over models, with the 95 % interval of a paired bootstrap over families. Associations only.")
+    features = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["features"]
+    shown = set(summary["features"])
+    listed = [name for name, wanted in features.items() if "selected" in wanted["groups"] and name in shown]
+    for name in listed:
+        say(f"{name}: the paper's list per task, chosen on the very models that are scored here: optimistic.")
+    say(f"written to {folder}")
 
 
 def wide(console: Console) -> Console:
@@ -94,7 +101,8 @@ def wide(console: Console) -> Console:
 
 def _table(rows: pd.DataFrame, title: str) -> Table:
     sets = list(dict.fromkeys(rows["features"]))
-    compared = [name for name in sets if metrics.BASELINE in sets and name != metrics.BASELINE]
+    known = rows.groupby("features")["rel_change_vs_scale"].first().notna()
+    compared = [name for name in sets if known[name] and not metrics.is_baseline(rows[rows["features"] == name]).all()]
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("task", no_wrap=True)
     for name in ("n", "median", "log-lin."):
@@ -116,7 +124,7 @@ def _table(rows: pd.DataFrame, title: str) -> Table:
                 *(_points(first[name]) for name in ("mae_median", "mae_loglinear")),
             ]
             for name in sets:
-                values += [_points(cell.at[name, "mae"]), *([_change(cell.loc[name])] if name in compared else [])]
+                values += [_points(cell.at[name, "mae"]), *([change(cell.loc[name])] if name in compared else [])]
             table.add_row(*values, style="bold" if task == metrics.MEAN_TASK else None)
         table.add_section()
     return table
@@ -138,11 +146,11 @@ def _points(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def _change(row: pd.Series) -> str:
-    if math.isnan(row["rel_change_vs_scale"]):
+def change(row: Any) -> str:
+    """A relative change with its interval, in percent; empty without scale-only."""
+    if math.isnan(row.rel_change_pooled):
         return ""
-    low, high = 100 * row["rel_change_low"], 100 * row["rel_change_high"]
-    return f"{100 * row['rel_change_vs_scale']:+.0f} % [{low:+.0f}, {high:+.0f}]"
+    return f"{100 * row.rel_change_pooled:+.0f} % [{100 * row.rel_change_low:+.0f}, {100 * row.rel_change_high:+.0f}]"
 
 
 def _csv(path: Path, table: pd.DataFrame) -> None:

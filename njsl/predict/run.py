@@ -18,19 +18,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from njsl.core.check import build
 from njsl.core.run import Run, write_atomic
+from njsl.core.types import ConfigError
 from njsl.predict import metrics, report
 from njsl.predict.evaluate import Result, Unit, evaluate
-from njsl.predict.features import FeatureTable
-from njsl.predict.insample import Key, PaperSelection, run_searches
-from njsl.predict.select import NestedSelection
+from njsl.predict.features import Encoding, FeatureTable
+from njsl.predict.select_nested import NestedSelection
+from njsl.predict.select_paper import Key, PaperSelection, run_searches
 from njsl.predict.tune import Recipe
 from njsl.store import AnalysisStore, open_store
 from njsl.store.tasks import Task, find_tasks
 from njsl.store.views import TaskFrame, task_frames
 
 log = logging.getLogger(__name__)
-DEFAULT_FEATURES = ("scale", "all", "selected")  # as in conf/predict.yaml
-PAPER_SELECT_ENCODING = "ordinal_missing"
+PAPER_SELECT_ENCODING: Encoding = "ordinal_missing"
 
 
 def run(cfg: DictConfig, run: Run) -> None:
@@ -44,18 +44,21 @@ def run(cfg: DictConfig, run: Run) -> None:
         NjslError: the config, the data or the folder are not what they should be.
     """
     console = Console()
+    if cfg.workers is not None and cfg.workers < 1:
+        raise ConfigError(f"workers: {cfg.workers}; at least 1 is accepted, or null for one per core")
     tasks = find_tasks(OmegaConf.to_container(cfg.tasks) if OmegaConf.is_config(cfg.tasks) else cfg.tasks)
     store, where = open_store(cfg.store)
     with store:
-        console.print(f"store: {where}, view {cfg.store.view}", soft_wrap=True, highlight=False)
+        console.print(f"store: {where}, view {cfg.store.view}", soft_wrap=True, highlight=False, markup=False)
         sets = _feature_sets(cfg, store, console)
         table = FeatureTable(store)
         candidates = cfg.selection.candidates if cfg.select != "none" else []
         frames = _frames(cfg, store, table, sets, candidates, tasks)
         units = list(_units(cfg, table, sets, frames))
+        _try_folds(units)
         run.claim(database=store.sha256)
     if run.finished:
-        console.print(f"{run.output} holds this run, finished; its table:", highlight=False)
+        console.print(f"{run.output} holds this run, finished; its table:", highlight=False, markup=False)
         report.show(run.output, console)
         return
     run.record(
@@ -72,7 +75,7 @@ def run(cfg: DictConfig, run: Run) -> None:
         name = f"{unit.cv_name}/{unit.recipe.name}/{unit.features}/{unit.frame.task.key.task}"
         run.logger.log(step, {f"{name}/mae": metrics.mae(unit, result)})
     if cfg.select == "nested":
-        histories = [(unit, result.history) for unit, result in pairs]
+        histories = [(unit, result.history) for unit, result in pairs if unit.select == "nested"]
     report.write(run, pairs, histories, cfg.select, cfg.store.view, significance=cfg.significance)
     shutil.rmtree(run.output / "units")
     report.show(run.output, console)
@@ -134,6 +137,7 @@ def _digest(unit: Unit) -> str:
         unit.recipe.name,
         unit.cv_name,
         unit.features,
+        unit.select,
         unit.columns,
         unit.encoding,
         unit.seed,
@@ -145,16 +149,19 @@ def _digest(unit: Unit) -> str:
 def _feature_sets(cfg: DictConfig, store: AnalysisStore, console: Console) -> dict[str, Any]:
     """The sets asked for. With an export folder alone the default goes without ``selected``, and says so."""
     sets = dict(cfg.features)
-    if "selected" in sets and store.selected is None and not _asked_for_features() and tuple(sets) == DEFAULT_FEATURES:
+    if "selected" in sets and store.selected is None and not _asked_for_features():
         del sets["selected"]
-        console.print("features: selected is left out, its lists are not beside the export", highlight=False)
+        console.print(
+            "features: selected is left out, its lists are not beside the export", highlight=False, markup=False
+        )
     return sets
 
 
 def _asked_for_features() -> bool:
     from hydra.core.hydra_config import HydraConfig
 
-    return any(word.lstrip("+").startswith("features") for word in HydraConfig.get().overrides.task)
+    words = [word.lstrip("+~") for word in HydraConfig.get().overrides.task]
+    return any(word.startswith(("features", "experiment=")) for word in words)
 
 
 def _frames(
@@ -188,7 +195,20 @@ def _units(cfg: DictConfig, table: FeatureTable, sets: dict[str, Any], frames: l
                         )
                     encoding = PAPER_SELECT_ENCODING if cfg.select == "paper" else cv.encoding
                     for seed in cfg.seeds:
-                        yield Unit(frame, recipe, cv_name, cv, name, columns, encoding, seed, nested, cfg.explain)
+                        unit = Unit(
+                            frame, recipe, cv_name, cv, name, cfg.select, columns, encoding, seed, nested, cfg.explain
+                        )
+                        yield unit
+                        if name == metrics.BASELINE and cfg.select != "none":
+                            # What a grown set is compared with: scale-only as it is.
+                            yield replace(unit, select="none", encoding=cv.encoding, nested=None, explain=False)
+
+
+def _try_folds(units: list[Unit]) -> None:
+    """Make every protocol's folds once, so that data it cannot split are refused before a folder is claimed."""
+    for unit in {(u.frame.task.key.task, u.cv_name): u for u in units}.values():
+        for fold in unit.cv.outer(unit.frame, unit.seed):
+            unit.cv.inner(unit.frame, fold.train, unit.seed)
 
 
 def _recipe(name: str, node: DictConfig) -> Recipe:
@@ -204,7 +224,8 @@ def _select_in_sample(
     cfg: DictConfig, table: FeatureTable, units: list[Unit], pool: Pool
 ) -> tuple[list[Unit], list[Any]]:
     """The paper's search for every task, predictor, protocol and start; all searches take their steps together."""
-    first: dict[Key, Unit] = {(u.frame.task.key.task, u.recipe.name, u.cv_name, u.features): u for u in units}
+    grown = [unit for unit in units if unit.select == "paper"]
+    first: dict[Key, Unit] = {_search_key(unit): unit for unit in grown}
     searches: dict[Key, PaperSelection] = {}
     for key, unit in first.items():
         wanted = table.candidate_set(cfg.selection.candidates)
@@ -216,6 +237,9 @@ def _select_in_sample(
             yield metrics.mae(unit, result)
 
     run_searches(searches, first, list(cfg.selection.seeds), score)
-    chosen = {key: search.chosen for key, search in searches.items()}
-    units = [replace(u, columns=chosen[u.frame.task.key.task, u.recipe.name, u.cv_name, u.features]) for u in units]
+    units = [replace(u, columns=searches[_search_key(u)].chosen) if u.select == "paper" else u for u in units]
     return units, [(first[key], [search.history]) for key, search in searches.items()]
+
+
+def _search_key(unit: Unit) -> Key:
+    return unit.frame.task.key.task, unit.recipe.name, unit.cv_name, unit.features

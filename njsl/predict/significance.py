@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from njsl.predict.evaluate import Result, Unit
-from njsl.predict.metrics import BASELINE, LEVEL, METHOD, FamilyBootstrap
+from njsl.predict.metrics import BASELINE, LEVEL, METHOD, FamilyBootstrap, is_baseline
 
 COLUMNS = [
     "task",
@@ -30,7 +30,7 @@ COLUMNS = [
     "mae_ci",
     "p_seeds",
     "p_seeds_bh",
-    "rel_change",
+    "rel_change_pooled",
     "rel_change_low",
     "rel_change_high",
     "p_bootstrap",
@@ -44,25 +44,27 @@ def significance(pairs: list[tuple[Unit, Result]], table: pd.DataFrame, bootstra
     """``significance.csv``: a row per task and feature set other than scale-only; empty without scale-only.
 
     ``p_seeds`` is the paired t-test over seed MAEs (needs two seeds), ``..._ci`` the half-width of its 95 % interval;
-    ``p_bootstrap`` and ``rel_change`` with its interval come from the family bootstrap; ``p_corrected_t`` is empty
-    where folds are no random shuffles. ``..._bh`` are adjusted over the tasks of a method by Benjamini and Hochberg.
+    ``p_bootstrap`` and ``rel_change_pooled`` with its
+    interval come from the family bootstrap of errors pooled over models; ``p_corrected_t`` is empty
+    where folds are no random shuffles. ``..._bh`` are adjusted over a
+    method's tasks of one metric by Benjamini and Hochberg.
     """
-    units = {(u.frame.task.key.task, u.recipe.name, u.cv_name, u.features, u.seed): (u, r) for u, r in pairs}
+    units = {(u.frame.task.key.task, u.recipe.name, u.cv_name, u.features, u.select, u.seed): (u, r) for u, r in pairs}
     rows = []
-    for names, cell in table[table["features"] != BASELINE].groupby(
+    for names, cell in table[~is_baseline(table)].groupby(
         ["task", "setting", "metric", "features", *METHOD], sort=False
     ):
-        task, _, _, features, predictor, cv, *_ = names
+        task, _, _, features, predictor, cv, select, _ = names
         mine = cell.set_index("seed")["mae"]
         same = (table["task"] == task) & (table["predictor"] == predictor) & (table["cv"] == cv)
-        scale = table[same & (table["features"] == BASELINE)].set_index("seed")["mae"]
+        scale = table[same & is_baseline(table)].set_index("seed")["mae"]
         if scale.empty:
             continue
         both = [
-            (units[task, predictor, cv, BASELINE, seed], units[task, predictor, cv, features, seed])
+            (units[task, predictor, cv, BASELINE, "none", seed], units[task, predictor, cv, features, select, seed])
             for seed in mine.index
         ]
-        change, low, high, p_bootstrap = bootstrap.change([task], predictor, features, cv)
+        change, low, high, p_bootstrap = bootstrap.change([task], predictor, features, cv, select)
         frame = both[0][0][0].frame
         rows.append(
             dict(zip(["task", "setting", "metric", "features", *METHOD], names, strict=True))
@@ -75,7 +77,7 @@ def significance(pairs: list[tuple[Unit, Result]], table: pd.DataFrame, bootstra
                 "mae": mine.mean(),
                 "mae_ci": _half_width(mine.to_numpy()),
                 "p_seeds": _paired_t(mine.to_numpy(), scale[mine.index].to_numpy()),
-                "rel_change": change,
+                "rel_change_pooled": change,
                 "rel_change_low": low,
                 "rel_change_high": high,
                 "p_bootstrap": p_bootstrap,
@@ -84,7 +86,7 @@ def significance(pairs: list[tuple[Unit, Result]], table: pd.DataFrame, bootstra
         )
     result = pd.DataFrame(rows, columns=[name for name in COLUMNS if not name.endswith("_bh")])
     for name in ("p_seeds", "p_bootstrap", "p_corrected_t"):
-        result[f"{name}_bh"] = result.groupby(["features", *METHOD], sort=False)[name].transform(_adjusted)
+        result[f"{name}_bh"] = result.groupby(["metric", "features", *METHOD], sort=False)[name].transform(_adjusted)
     return result[COLUMNS]
 
 

@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, train_test_split
 
-from njsl.core.types import DataError
+from njsl.core.types import ConfigError, DataError
+from njsl.predict.features import Encoding
 from njsl.store.views import TaskFrame
 
 FLOPS_PER_PARAM_TOKEN = 6  # C = 6 N D: Kaplan et al. 2020, arXiv 2001.08361, section 2.1
@@ -29,7 +30,7 @@ class Splitter(Protocol):
     """What every protocol offers."""
 
     average: Literal["folds", "pooled"]
-    encoding: str
+    encoding: Encoding
 
     def outer(self, frame: TaskFrame, seed: int) -> list[Fold]:
         """The outer folds."""
@@ -51,7 +52,12 @@ class RandomFolds:
 
     average: Literal["folds", "pooled"] = "folds"
 
-    def __init__(self, *, folds: int, inner_folds: int, discard_frac: float, encoding: str) -> None:
+    def __init__(self, *, folds: int, inner_folds: int, discard_frac: float, encoding: Encoding) -> None:
+        if folds < 2 or inner_folds < 2 or not 0 <= discard_frac < 0.9:
+            raise ConfigError(
+                f"cv: folds={folds}, inner_folds={inner_folds}, discard_frac={discard_frac}; accepted: at least 2 "
+                "folds and inner folds, and a share from 0 to 0.9"
+            )
         self.folds = folds
         self.inner_folds = inner_folds
         self.discard_frac = discard_frac
@@ -80,9 +86,11 @@ class LeaveGroupOut:
     """
 
     average: Literal["folds", "pooled"] = "pooled"
-    encoding = "native"
+    encoding: Encoding = "native"
 
     def __init__(self, *, group: Literal["org", "family"], inner_folds: int) -> None:
+        if inner_folds < 2:
+            raise ConfigError(f"cv: inner_folds={inner_folds}; at least 2 are accepted")
         self.group = group
         self.inner_folds = inner_folds
 
@@ -119,9 +127,11 @@ class Extrapolate:
     """
 
     average: Literal["folds", "pooled"] = "pooled"
-    encoding = "native"
+    encoding: Encoding = "native"
 
     def __init__(self, *, by: Literal["params", "flops"], below: float | None, inner_folds: int) -> None:
+        if inner_folds < 2:
+            raise ConfigError(f"cv: inner_folds={inner_folds}; at least 2 are accepted")
         self.by = by
         self.below = below
         self.inner_folds = inner_folds

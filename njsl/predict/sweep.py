@@ -43,10 +43,10 @@ def write(folder: Path) -> bool:
     from njsl.core.run import write_atomic
 
     parts = []
-    for summary in sorted(folder.glob("*/summary.csv"), key=lambda path: (len(path.parent.name), path.parent.name)):
+    for summary in sorted(folder.rglob("summary.csv"), key=lambda path: (len(str(path)), str(path))):
         record = json.loads((summary.parent / "run.json").read_text(encoding="utf-8"))
         table = pd.read_csv(summary)
-        table.insert(0, "job", summary.parent.name)
+        table.insert(0, "job", summary.parent.relative_to(folder).as_posix())
         table.insert(1, "overrides", " ".join(record["overrides"]))
         parts.append(table)
     if parts:
@@ -61,22 +61,22 @@ def show(folder: Path, console: Any) -> None:
     from rich.table import Table
 
     from njsl.predict.metrics import MEAN_TASK
-    from njsl.predict.report import METRIC_NAMES, wide
+    from njsl.predict.report import METRIC_NAMES, change, wide
 
     table = pd.read_csv(folder / FILE, dtype={"job": str})
     means = table[table["task"] == MEAN_TASK]
+    words = table.drop_duplicates("job")["overrides"].str.split()
+    common = set.intersection(*map(set, words))
     shown = Table(title="MAE in points of score", title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("job", "predictor", "cv", "features", "tasks", "n", "MAE", "median", "log-lin.", "change [95 %]"):
-        shown.add_column(
-            name, justify="left" if name in ("predictor", "cv", "features", "tasks") else "right", no_wrap=True
-        )
+    for name in ("job", "differs in", "predictor", "cv", "features", "tasks"):
+        shown.add_column(name, no_wrap=True)
+    for name in ("MAE", "median", "log-lin.", "change [95 %]"):
+        shown.add_column(name, justify="right", no_wrap=True)
     for row in means.itertuples():
-        change = ""
-        if pd.notna(row.rel_change_vs_scale):
-            low, high = 100 * row.rel_change_low, 100 * row.rel_change_high
-            change = f"{100 * row.rel_change_vs_scale:+.0f} % [{low:+.0f}, {high:+.0f}]"
+        differs = [word for word in row.overrides.split() if word not in common]
+        differs = [word for word in differs if word.partition("=")[0] not in ("predictor", "cv", "features")]
         maes = (f"{100 * value:.2f}" for value in (row.mae, row.mae_median, row.mae_loglinear))
         tasks = f"{METRIC_NAMES[row.metric]}, {row.setting}"
-        shown.add_row(row.job, row.predictor, row.cv, row.features, tasks, f"{row.n:.0f}", *maes, change)
+        shown.add_row(row.job, " ".join(differs), row.predictor, row.cv, row.features, tasks, *maes, change(row))
     wide(console).print(shown)
-    console.print(f"written to {folder / FILE}", highlight=False, soft_wrap=True)
+    console.print(f"written to {folder / FILE}", highlight=False, soft_wrap=True, markup=False)

@@ -88,7 +88,7 @@ def _verified(folder: Path, way: str) -> PaperFiles:
         if found != expected:
             raise StoreError(
                 f"{file} ({way}): SHA-256 {found[:12]}… is not the published file's {expected[:12]}…; "
-                "fetch it again, or open it unchecked with store=folder"
+                "fetch it again (from the cache: delete it), or open it unchecked with store=folder"
             )
     return files
 

@@ -99,7 +99,8 @@ class AnalysisStore:
         if self.freegen is None:
             raise DataError(
                 f"{self.source}: free-generation features need the file "
-                "performance_prediction/all_models_feature_stats_3_03_with_ratios.csv beside the export"
+                "performance_prediction/all_models_feature_stats_3_03_with_ratios.csv; with store=paper name the root "
+                "of a clone of the paper's repository as store.path"
             )
         frame = pd.read_csv(self.freegen, index_col="id")
         for name in frame.columns:
@@ -118,7 +119,8 @@ class AnalysisStore:
         if self.selected is None:
             raise DataError(
                 f"{self.source}: features=selected needs the file "
-                "performance_prediction/selected_feats/forward_generation_results_303.csv beside the export"
+                "performance_prediction/selected_feats/forward_generation_results_303.csv; with store=paper name the "
+                "root of a clone of the paper's repository as store.path"
             )
         with self.selected.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

@@ -1,7 +1,8 @@
 """The task table: a row per task in ``data/tasks.csv``, never a file per variant.
 
 A label is the mean score over the benchmarks a row names (``*`` at the end stands for any ending). ``chance`` is the
-score of guessing: 1/K for K choices under accuracy, 1 - 1/K under the Brier score summed over K classes.
+score of guessing: 1/K for K choices under accuracy, 1 - 1/K under the Brier score summed over K classes. TruthfulQA's
+questions have 2 to 13 choices, and its second score is a probability mass: 0.25 is a floor below every label there.
 """
 
 from __future__ import annotations

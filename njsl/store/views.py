@@ -73,8 +73,8 @@ class TaskFrame:
 def models(store: AnalysisStore, view: str, *, freegen: bool) -> pd.DataFrame:
     """Base models that can be regressed on, by id: features, ``org`` and ``family``.
 
-    Eligible is who has a parameter count and a token count and is not marked as instruction-tuned; an unmarked model
-    counts as a base model, as in the paper.
+    Eligible is who has a positive parameter count and token count and is not marked as instruction-tuned; an unmarked
+    model counts as a base model, as in the paper.
 
     Args:
         store: an open store.
@@ -82,7 +82,7 @@ def models(store: AnalysisStore, view: str, *, freegen: bool) -> pd.DataFrame:
         freegen: join the free-generation features too; models without them have NaN there.
 
     Raises:
-        DataError: free-generation features are asked for and the store has none, or a size is not positive.
+        DataError: free-generation features are asked for and the store has none.
         StoreError: the overlay does not fit the database.
     """
     overlay = Overlay.load(view)
@@ -92,12 +92,8 @@ def models(store: AnalysisStore, view: str, *, freegen: bool) -> pd.DataFrame:
     tuned = joined["is_instruction_tuned"].fillna(False).astype(bool)
     numbers = joined[list(NUMERIC.values())].set_axis(list(NUMERIC), axis=1).astype("float64")
     numbers = numbers.mask(numbers == MISSING)
-    eligible = ~tuned & numbers["total_params"].notna() & numbers["total_tokens_billions"].notna()
+    eligible = ~tuned & (numbers["total_params"] > 0) & (numbers["total_tokens_billions"] > 0)
     frame, joined = numbers[eligible].copy(), joined[eligible]
-    for name in ("total_params", "total_tokens_billions"):
-        if (frame[name] <= 0).any():
-            bad = frame.index[frame[name] <= 0][0]
-            raise DataError(f"{store.source}: {bad}: {name} is {frame.at[bad, name]:g}; a positive number is accepted")
     for name in CATEGORICAL:
         frame[name] = pd.Categorical(joined[name], categories=sorted(joined[name].dropna().unique()))
     if freegen:

@@ -167,7 +167,13 @@ def test_forward_selection(select: str, export: Path, tmp_path: Path) -> None:
     # The share of code is planted in the synthetic scores.
     assert "code_pct" in set(chosen.feature) and chosen.selections[0] == (1 if select == "paper" else 6)
     metrics = pd.read_csv(tmp_path / "run" / "metrics.csv")
-    assert set(metrics["select"]) == {select} and (metrics.n_features > 2).all()
+    grown, scale = (metrics[metrics["select"] == name].reset_index() for name in (select, "none"))
+    assert len(grown) == len(scale) == 2 and (grown.n_features > 2).all() and (scale.n_features == 2).all()
+    # A grown set is compared with scale-only as it is.
+    assert grown.rel_change_vs_scale.tolist() == pytest.approx((grown.mae / scale.mae - 1).tolist())
+    assert (scale.rel_change_vs_scale == 0).all() and (tmp_path / "run" / "significance.csv").exists()
+    columns = pd.read_parquet(tmp_path / "run" / "predictions.parquet").columns
+    assert "select" not in columns and len(columns) == 13
     assert ("optimistic" in done.stdout) == (select == "paper")
 
 
@@ -212,6 +218,10 @@ BAD_WORDS = [
     (["store=paper"], "NJSL_PAPER_DATA"),
     (["store.path=/nowhere/at/all"], "/nowhere/at/all"),
     (["predictor.xgboost._target_=os.system"], "njsl"),
+    (["cv=nested", "cv.nested.encoding=natve"], "ordinal_missing"),
+    (["cv.paper.folds=1"], "folds=1"),
+    (["cv=extrapolate", "cv.extrapolate.below=1"], "models to train on"),
+    (["workers=0"], "workers"),
 ]
 
 
@@ -258,6 +268,36 @@ def test_an_output_folder_that_is_a_file(export: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "file" in done.stderr
     assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_parameter_the_learner_refuses_is_one_line(export: Path, tmp_path: Path) -> None:
+    words = ["tasks=hellaswag", "seeds=[0]", "features=scale", "predictor.xgboost.learning_rate=-1", "explain=false"]
+    done = predict("store=folder", f"store.path={export}", *words, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "predictor xgboost on hellaswag" in done.stderr
+
+
+def test_interrupt_is_one_line_and_resumable(export: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = [
+        "store=folder",
+        f"store.path={export}",
+        "seeds=[0,1,2,3]",
+        "features=[scale,all]",
+        f"hydra.run.dir={folder}",
+    ]
+    process = subprocess.Popen(
+        command(*words), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("units/*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said.splitlines()[-1] == "predict.py: interrupted", said
+    assert "Traceback" not in said
+    record = json.loads((folder / "run.json").read_text())
+    assert record["exit_reason"] == "interrupted" and len(list(folder.glob("units/*.json"))) >= 2
 
 
 def test_full_errors_on_request(export: Path, tmp_path: Path) -> None:

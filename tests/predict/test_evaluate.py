@@ -19,7 +19,7 @@ from njsl.predict.base import Predictor
 from njsl.predict.evaluate import Result, Unit, evaluate
 from njsl.predict.predictors.ridge import Ridge
 from njsl.predict.predictors.xgboost import XGBoost
-from njsl.predict.select import NestedSelection
+from njsl.predict.select_nested import NestedSelection
 from njsl.predict.splits import Extrapolate, LeaveGroupOut, RandomFolds, Splitter
 from njsl.predict.tune import Recipe
 from njsl.store import AnalysisStore
@@ -47,7 +47,7 @@ def frame(store: AnalysisStore) -> TaskFrame:
 
 def unit(frame: TaskFrame, cv: str = "paper", recipe: Recipe = RIDGE, **changes: Any) -> Unit:
     protocol = SPLITS[cv]
-    made = Unit(frame, recipe, cv, protocol, "mine", COLUMNS, protocol.encoding, 0, None, False)
+    made = Unit(frame, recipe, cv, protocol, "mine", "none", COLUMNS, protocol.encoding, 0, None, False)
     return replace(made, **changes)
 
 

@@ -100,10 +100,13 @@ def test_single_columns_and_dropped_ones(table: FeatureTable) -> None:
             FeatureSet(groups=["architecture"]),
             "features.mine.groups: 'architecture' is no group; accepted: scale, arch, data, freegen, selected",
         ),
-        (FeatureSet(columns=["code_pc"]), "features.mine: 'code_pc' is no feature; close to it: code_pct"),
-        (FeatureSet(groups=["scale"], drop=["totl_params"]), "'totl_params' is no feature; close to it: total_params"),
-        (FeatureSet(columns=["freegen_7"]), "'freegen_7' is no feature; close to it: freegen_"),
-        (FeatureSet(columns=["qqqq"]), "'qqqq' is no feature; close to it: none"),
+        (FeatureSet(columns=["code_pc"]), "features.mine: 'code_pc' is no feature of this store; accepted: code_pct"),
+        (
+            FeatureSet(groups=["scale"], drop=["totl_params"]),
+            "'totl_params' is no feature of this store; accepted: total_params",
+        ),
+        (FeatureSet(columns=["freegen_7"]), "'freegen_7' is no feature of this store; accepted: freegen_"),
+        (FeatureSet(columns=["qqqq"]), "'qqqq' is no feature of this store; accepted: total_params, dimension"),
         (FeatureSet(groups=["scale"], drop=SCALE), "features.mine: no column is left"),
     ],
 )

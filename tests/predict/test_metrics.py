@@ -29,7 +29,9 @@ def pair(
     columns = ("total_params",) if features == "scale" else ("total_params", "web_pct", "code_pct")
     ids = pd.Index([f"m/{number}" for number in range(len(Y))], name="id")
     frame = TaskFrame(task_table()[task], pd.DataFrame(1.0, ids, list(columns)), Y, FAMILIES, FAMILIES)
-    unit = Unit(frame, Recipe("ridge", Ridge, {}), "some_cv", cv, features, columns, "native", seed, None, False)
+    unit = Unit(
+        frame, Recipe("ridge", Ridge, {}), "some_cv", cv, features, "none", columns, "native", seed, None, False
+    )
     folds = [
         FoldResult(
             fold.name,
@@ -53,7 +55,7 @@ def test_fold_average_and_pooled_average() -> None:
     unit, result = pair(errors)
     sizes = [len(fold.test) for fold in result.folds]
     assert sorted(sizes) == [3, 4]
-    table = metrics([(unit, result)], "none", "raw")
+    table = metrics([(unit, result)], "raw")
     assert list(table.columns) == METRICS_COLUMNS
     row = table.iloc[0]
     halves = [np.mean([abs(errors[place]) for place in fold.test]) for fold in result.folds]
@@ -75,7 +77,7 @@ def test_fold_average_and_pooled_average() -> None:
 
 def test_grouped_protocols_pool_over_models() -> None:
     unit, result = pair(ERRORS, cv=LeaveGroupOut(group="family", inner_folds=2))
-    row = metrics([(unit, result)], "none", "raw").iloc[0]
+    row = metrics([(unit, result)], "raw").iloc[0]
     assert row["mae"] == row["mae_pooled"] == pytest.approx(0.4)  # of folds of 2, 2, 2 and 1 the mean would be 0.43
     assert row["mae_median"] == pytest.approx(0.5)
 
@@ -88,7 +90,7 @@ def test_relative_change_pairs_task_and_seed() -> None:
         pair(np.full(7, -0.15), seed=1, features="all"),
         pair(np.full(7, 0.3), task="mathqa", features="all"),
     ]
-    table = metrics(pairs, "none", "raw").set_index(["task", "features", "seed"])["rel_change_vs_scale"]
+    table = metrics(pairs, "raw").set_index(["task", "features", "seed"])["rel_change_vs_scale"]
     assert table["hellaswag", "all", 0] == pytest.approx(-0.25)
     assert table["hellaswag", "all", 1] == pytest.approx(0.5)
     assert table["hellaswag", "scale", 0] == 0.0
@@ -115,12 +117,12 @@ def bootstrap(*pairs: tuple[Unit, Result]) -> FamilyBootstrap:
 
 def test_identical_errors_are_no_change() -> None:
     made = bootstrap(pair(ERRORS), pair([-error for error in ERRORS], features="all"))
-    assert made.change(["hellaswag"], "ridge", "all", "some_cv") == (0.0, 0.0, 0.0, 1.0)
+    assert made.change(["hellaswag"], "ridge", "all", "some_cv", "none") == (0.0, 0.0, 0.0, 1.0)
 
 
 def test_half_the_errors_are_half_in_every_draw() -> None:
     made = bootstrap(pair(ERRORS), pair([error / 2 for error in ERRORS], features="all"))
-    change, low, high, p = made.change(["hellaswag"], "ridge", "all", "some_cv")
+    change, low, high, p = made.change(["hellaswag"], "ridge", "all", "some_cv", "none")
     assert (change, low, high) == pytest.approx((-0.5, -0.5, -0.5))
     assert p == pytest.approx(2 * 1 / 2001)
 
@@ -133,14 +135,14 @@ def test_estimate_is_pooled_and_averaged_over_seeds() -> None:
         pair(np.full(7, 0.1), features="all"),
         pair(np.full(7, 0.2), features="all", seed=1),
     )
-    assert made.maes("hellaswag", "ridge", "scale", "some_cv")[0] == pytest.approx(0.3)
-    assert made.change(["hellaswag"], "ridge", "all", "some_cv")[0] == pytest.approx(0.15 / 0.3 - 1)
+    assert made.maes("hellaswag", "ridge", "scale", "some_cv", "none")[0] == pytest.approx(0.3)
+    assert made.change(["hellaswag"], "ridge", "all", "some_cv", "none")[0] == pytest.approx(0.15 / 0.3 - 1)
 
 
 def test_draws_are_of_whole_families() -> None:
     """With errors 1, 0, 0, 0 by family, a draw's MAE is a's models over all models drawn, for whole families only."""
     made = bootstrap(pair([1, 1, 0, 0, 0, 0, 0]))
-    draws = made.maes("hellaswag", "ridge", "scale", "some_cv")[1:]
+    draws = made.maes("hellaswag", "ridge", "scale", "some_cv", "none")[1:]
     possible = {  # times a (two models each), times d (one model), of four draws
         2 * a / (2 * (4 - d) + d) for a in range(5) for d in range(5 - a)
     }
@@ -152,7 +154,7 @@ def test_draws_are_of_whole_families() -> None:
 def test_a_family_that_drops_out_leaves_no_number() -> None:
     predicted = predictions([pair(ERRORS), pair(ERRORS, task="mathqa")])
     predicted = predicted[(predicted["task"] != "mathqa") | (predicted["family"] == "a")]
-    draws = FamilyBootstrap(predicted).maes("mathqa", "ridge", "scale", "some_cv")
+    draws = FamilyBootstrap(predicted).maes("mathqa", "ridge", "scale", "some_cv", "none")
     assert draws[0] == pytest.approx(0.15)
     assert np.isnan(draws[1:]).mean() == pytest.approx(0.75**4, abs=0.04)  # none of four draws is family a
     assert draws[1:][np.isfinite(draws[1:])] == pytest.approx(0.15)
@@ -163,15 +165,17 @@ def test_change_of_several_tasks_skips_draws_without_a_number() -> None:
     pairs += [pair([error / 2 for error in ERRORS], task=task, features="all") for task in ("hellaswag", "mathqa")]
     predicted = predictions(pairs)
     predicted = predicted[(predicted["task"] != "mathqa") | (predicted["family"] == "a")]
-    change = FamilyBootstrap(predicted).change(["hellaswag", "mathqa"], "ridge", "all", "some_cv")
+    change = FamilyBootstrap(predicted).change(["hellaswag", "mathqa"], "ridge", "all", "some_cv", "none")
     assert change[:3] == pytest.approx((-0.5, -0.5, -0.5))
     assert 2 / 2001 < change[3] < 3 / 1000
 
 
 def test_row_order_does_not_matter() -> None:
     predicted = predictions([pair(ERRORS), pair(ERRORS[::-1], features="all")])
-    one = FamilyBootstrap(predicted).change(["hellaswag"], "ridge", "all", "some_cv")
-    other = FamilyBootstrap(predicted.sample(frac=1, random_state=5)).change(["hellaswag"], "ridge", "all", "some_cv")
+    one = FamilyBootstrap(predicted).change(["hellaswag"], "ridge", "all", "some_cv", "none")
+    other = FamilyBootstrap(predicted.sample(frac=1, random_state=5)).change(
+        ["hellaswag"], "ridge", "all", "some_cv", "none"
+    )
     assert one == pytest.approx(other, rel=1e-12)
     assert one[1] < one[0] < one[2]
 
@@ -189,11 +193,11 @@ def test_intervals_cover_where_siblings_share_their_errors() -> None:
             pd.DataFrame({"family": names, "features": features, "y": 0.0, "yhat": error})
             for features, error in [("scale", scale), ("all", scale * factor), ("null", scale * none)]
         ]
-        predicted = pd.concat(parts, ignore_index=True).assign(task="t", predictor="p", cv="c", seed=0)
+        predicted = pd.concat(parts, ignore_index=True).assign(task="t", predictor="p", cv="c", select="none", seed=0)
         made = FamilyBootstrap(predicted)
-        _, low, high, _ = made.change(["t"], "p", "all", "c")
+        _, low, high, _ = made.change(["t"], "p", "all", "c", "none")
         covered += low <= -0.2 <= high
-        rejected += made.change(["t"], "p", "null", "c")[3] < 0.05
+        rejected += made.change(["t"], "p", "null", "c", "none")[3] < 0.05
     assert 0.85 <= covered / runs <= 0.99
     assert rejected / runs <= 0.15
 
@@ -209,7 +213,7 @@ def test_summary_never_mixes_accuracy_and_brier() -> None:
         for task, size in sizes.items()
         for seed in (0, 1)
     ]
-    table = metrics(pairs, "none", "raw")
+    table = metrics(pairs, "raw")
     result = summary(table, bootstrap(*pairs))
     means = result[result["task"] == "(mean)"].set_index(["metric", "features"])
     assert sorted(means.index) == [

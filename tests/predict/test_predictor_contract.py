@@ -16,7 +16,7 @@ import yaml
 from sklearn.base import clone
 
 from njsl.core.types import DataError
-from njsl.predict.base import LN_PARAMS, LN_TOKENS, Predictor, fold, preprocessing
+from njsl.predict.base import LN_PARAMS, LN_TOKENS, Predictor, per_feature, preprocessing
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "predictor").glob("*.yaml"))
 NAMES = [file.stem for file in FILES]
@@ -268,7 +268,7 @@ def test_folding_sums_the_columns_a_feature_became() -> None:
     transformer = preprocessing(rows, scale=False).fit(rows)
     np.testing.assert_array_equal(transformer.transform(rows)[:, 0], [1.0, 2.0, 1.5])
     # The order after preprocessing is size, then kind, then tied.
-    np.testing.assert_array_equal(fold(transformer, np.array([1.0, 10, 20, 30, 100, 200])), [60, 1, 300])
+    np.testing.assert_array_equal(per_feature(transformer, np.array([1.0, 10, 20, 30, 100, 200])), [60, 1, 300])
 
 
 def test_a_gap_is_filled_with_what_training_says() -> None:

@@ -48,8 +48,8 @@ def ours(store: AnalysisStore, task: str, featset: str, seed: int) -> pd.Series:
     """The row of ``metrics.csv``."""
     rows = frame(store, task)
     columns = tuple(FeatureTable(store).columns(featset, SETS[featset], rows.task))
-    unit = Unit(rows, RECIPE, "paper", PROTOCOL, featset, columns, PROTOCOL.encoding, seed, None, False)
-    return metrics([(unit, evaluate(unit))], "none", "raw").iloc[0]
+    unit = Unit(rows, RECIPE, "paper", PROTOCOL, featset, "none", columns, PROTOCOL.encoding, seed, None, False)
+    return metrics([(unit, evaluate(unit))], "raw").iloc[0]
 
 
 def compare(found: pd.Series, expected: pd.Series) -> None:

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import KFold
 
-from njsl.predict.insample import PaperSelection
 from njsl.predict.predictors.ridge import Ridge
 from njsl.predict.predictors.xgboost import XGBoost
-from njsl.predict.select import NestedSelection
+from njsl.predict.select_nested import NestedSelection
+from njsl.predict.select_paper import PaperSelection
 from njsl.predict.tune import Recipe, search
 from njsl.store.tasks import find_tasks
 

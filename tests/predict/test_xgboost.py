@@ -51,7 +51,7 @@ def test_importances_are_the_boosters_gains_by_name() -> None:
     X, y = models(categories=False)
     X["never"] = 1.0
     predictor = XGBoost(n_estimators=20).fit(X, y)
-    scores: dict[str, Any] = predictor.booster_.get_score(importance_type="gain")
+    scores: dict[str, Any] = predictor.booster_.get_score(importance_type="total_gain")
     gains = {X.columns[int(key.removeprefix("f"))]: gain for key, gain in scores.items()}
     shares = predictor.importances()
     assert "never" not in gains and shares["never"] == 0

@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestRegressor
 
-from njsl.predict.base import Predictor, fold, preprocessing
+from njsl.predict.base import Predictor, per_feature, preprocessing
 
 
 class RandomForest(Predictor):
@@ -55,5 +55,5 @@ class RandomForest(Predictor):
 
     def importances(self) -> pd.Series:
         """Share of the fall in squared error that each feature's splits brought, in the training models."""
-        shares = fold(self.preprocessing_, self.model_.feature_importances_)
+        shares = per_feature(self.preprocessing_, self.model_.feature_importances_)
         return pd.Series(shares, index=self.preprocessing_.feature_names_in_)

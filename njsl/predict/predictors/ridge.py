@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn import linear_model
 
-from njsl.predict.base import Predictor, fold, preprocessing
+from njsl.predict.base import Predictor, per_feature, preprocessing
 
 
 class Ridge(Predictor):
@@ -36,4 +36,4 @@ class Ridge(Predictor):
 
     def contributions(self, X: pd.DataFrame) -> np.ndarray:
         """Shapley values [models, features] against the training means, as fractions."""
-        return fold(self.preprocessing_, self.model_.coef_ * (self.preprocessing_.transform(X) - self.means_))
+        return per_feature(self.preprocessing_, self.model_.coef_ * (self.preprocessing_.transform(X) - self.means_))

@@ -35,7 +35,7 @@ class XGBoost(Predictor):
         self.random_state = random_state
 
     def pack(self, X: pd.DataFrame, y: np.ndarray | None = None) -> Any:
-        """One ``xgboost.DMatrix`` in single precision, and the labels of each category among its columns.
+        """One ``xgboost.DMatrix`` in single precision, the labels of each category, and the columns in order.
 
         Plain numbers go without column names: XGBoost would copy them anew before every tree, a third of the cost of
         a fit on 60 rows.
@@ -49,13 +49,14 @@ class XGBoost(Predictor):
             # XGBoost reads labels as text and wants at least one, even for a column without any value.
             text = pd.Index([str(label) for label in known] or [""])
             data[name] = pd.Categorical.from_codes(X[name].cat.codes.to_numpy(), text)
-        return xgboost.DMatrix(data, label=y, enable_categorical=bool(labels), nthread=1), labels
+        return xgboost.DMatrix(data, label=y, enable_categorical=bool(labels), nthread=1), labels, list(X.columns)
 
     def fit_packed(self, packed: Any) -> Self:
         """Grow the trees."""
         import xgboost
 
-        matrix, self.labels_ = packed
+        matrix, self.labels_, columns = packed
+        self.feature_names_in_ = np.array(columns, dtype=object)
         parameters = {
             "objective": "reg:squarederror",
             "learning_rate": self.learning_rate,
@@ -75,12 +76,12 @@ class XGBoost(Predictor):
 
     def predict_path(self, packed: Any, values: Sequence[int]) -> list[np.ndarray]:
         """Predictions [models] of the first so many trees, for rows with the labels of the training rows."""
-        matrix, _ = packed
+        matrix, *_ = packed
         return [self.booster_.predict(matrix, iteration_range=(0, trees)).astype(float) for trees in values]
 
     def importances(self) -> pd.Series:
-        """Mean gain of the splits on each feature, as shares."""
-        gains: dict[str, Any] = self.booster_.get_score(importance_type="gain")
+        """Gain of all splits on each feature, as shares."""
+        gains: dict[str, Any] = self.booster_.get_score(importance_type="total_gain")
         keys = self.booster_.feature_names or [f"f{number}" for number in range(len(self.feature_names_in_))]
         shares = pd.Series([gains.get(key, 0.0) for key in keys], index=self.feature_names_in_)
         return shares / (shares.sum() or 1.0)
@@ -91,6 +92,7 @@ class XGBoost(Predictor):
 
     def _matrix(self, X: pd.DataFrame) -> Any:
         """The rows with the labels of the training rows; XGBoost refuses others, so they become missing."""
+        X = X[list(self.feature_names_in_)]  # without column names XGBoost goes by position
         recoded = {name: X[name].cat.set_categories(known) for name, known in self.labels_.items()}
-        matrix, _ = self.pack(X.assign(**recoded))
+        matrix, *_ = self.pack(X.assign(**recoded))
         return matrix

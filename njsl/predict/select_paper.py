@@ -1,7 +1,7 @@
 """The paper's forward selection: on all models, then reported on those same models.
 
 A candidate is scored by the whole protocol's error, averaged over seeds. Every model has taken part in choosing the
-features it is then scored with, so the error reported is optimistic; ``select`` has the honest procedure.
+features it is then scored with, so the error reported is optimistic; ``select_nested`` has the honest procedure.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class PaperSelection:
     Attributes:
         start: columns to begin with.
         candidates: columns that may be added.
-        max_steps, min_gain: as in ``select.NestedSelection``; the MAE is the mean over seeds of the protocol's.
+        max_steps, min_gain: as in ``select_nested.NestedSelection``; the MAE is the mean over seeds of the protocol's.
     """
 
     start: tuple[str, ...]
