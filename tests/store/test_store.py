@@ -245,7 +245,7 @@ BAD_FOLDERS: dict[str, tuple[Breaking, list[str]]] = {
     ),
     "text for JSON": (cell("dataset_info", 1, "metadata", "{"), ["row 2,", "'metadata'", "'{'", "JSON is accepted"]),
     "no id": (cell("dataset_info", 3, "id", ""), ["dataset_info.csv", "not null", "id"]),
-    "duplicate model": (repeat_row("model_annotations"), ["model_annotations.csv", "duplicate key", "model-"]),
+    "duplicate model": (repeat_row("model_annotations"), ["model_annotations.csv", "duplicate key", "pythia-160m"]),
     "duplicate score": (repeat_row("evaluation_results"), ["evaluation_results.csv", "duplicate key", "-shot"]),
 }
 
