@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["tasks=[hellaswag,xnli]", "seeds=[0,1]", "features=[scale,all]", "predictor.xgboost.max_depth=2", "workers=2"]
-TABLES = ["metrics.csv", "summary.csv", "significance.csv", "importances.csv", "predictions.parquet", "shap.parquet"]
+UNSET = ("NJSL_PAPER_DATA", "HYDRA_FULL_ERROR", "NETRC")
 METRICS = (
     "task,setting,metric,predictor,features,cv,select,view,seed,n,n_features,mae,mae_pooled,mae_median,mae_loglinear,"
     "rel_change_vs_scale,cpu_sec"
@@ -29,7 +29,7 @@ def command(*words: str | Path) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("NJSL_PAPER_DATA", "HYDRA_FULL_ERROR")}
+    kept = {name: value for name, value in os.environ.items() if name not in UNSET and not name.startswith("WANDB_")}
     return {**kept, "OMP_NUM_THREADS": "1", **more}
 
 
@@ -222,6 +222,7 @@ BAD_WORDS = [
     (["cv.paper.folds=1"], "folds=1"),
     (["cv=extrapolate", "cv.extrapolate.below=1"], "models to train on"),
     (["workers=0"], "workers"),
+    (["logger=wandb"], "logger.mode=offline"),
 ]
 
 
@@ -235,7 +236,7 @@ def test_a_bad_override_is_one_line_and_leaves_nothing(
     replaced = {word.partition("=")[0] for word in words}
     given = [word for word in given if word.partition("=")[0] not in replaced]
     # Nothing in the cache and no network: the download fails at once.
-    offline = {"https_proxy": "http://127.0.0.1:9", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    offline = {"https_proxy": "http://127.0.0.1:9", "XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
     done = predict(*given, *words, cwd=tmp_path, **offline)
     assert done.returncode == 1, done.stdout
     lines = done.stderr.splitlines()
@@ -298,6 +299,15 @@ def test_interrupt_is_one_line_and_resumable(export: Path, tmp_path: Path) -> No
     assert "Traceback" not in said
     record = json.loads((folder / "run.json").read_text())
     assert record["exit_reason"] == "interrupted" and len(list(folder.glob("units/*.json"))) >= 2
+
+
+def test_wandb_offline_keeps_the_run_in_the_folder(export: Path, tmp_path: Path) -> None:
+    words = ["tasks=hellaswag", "seeds=[0]", "features=scale", "predictor=ridge", "logger=wandb", "logger.mode=offline"]
+    done = predict("store=folder", f"store.path={export}", *words, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (record,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    body = record.read_bytes()
+    assert b"paper/ridge/scale/hellaswag/mae" in body and b"predicted__ridge__paper__scale" in body
 
 
 def test_full_errors_on_request(export: Path, tmp_path: Path) -> None:
