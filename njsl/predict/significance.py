@@ -44,10 +44,9 @@ def significance(pairs: list[tuple[Unit, Result]], table: pd.DataFrame, bootstra
     """``significance.csv``: a row per task and feature set other than scale-only; empty without scale-only.
 
     ``p_seeds`` is the paired t-test over seed MAEs (needs two seeds), ``..._ci`` the half-width of its 95 % interval;
-    ``p_bootstrap`` and ``rel_change_pooled`` with its
-    interval come from the family bootstrap of errors pooled over models; ``p_corrected_t`` is empty
-    where folds are no random shuffles. ``..._bh`` are adjusted over a
-    method's tasks of one metric by Benjamini and Hochberg.
+    ``p_bootstrap`` and ``rel_change_pooled`` with its interval come from the family bootstrap of errors pooled over
+    models; ``p_corrected_t`` is empty where folds are no random shuffles. ``..._bh`` are adjusted over a method's tasks
+    of one metric by Benjamini and Hochberg.
     """
     units = {(u.frame.task.key.task, u.recipe.name, u.cv_name, u.features, u.select, u.seed): (u, r) for u, r in pairs}
     rows = []
