@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import json
 import logging
+import os
 import shutil
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -104,7 +108,7 @@ class Pool:
         waiting = [number for number, file in enumerate(files) if not file.exists()]
         workers = min(self._workers or joblib.cpu_count(), max(1, len(waiting)))
         parallel = joblib.Parallel(n_jobs=workers, return_as="generator", pre_dispatch="4*n_jobs")
-        fresh = parallel(joblib.delayed(evaluate)(units[number]) for number in waiting)
+        fresh = parallel(joblib.delayed(_evaluate)(units[number], os.getpid()) for number in waiting)
         pending = iter(waiting)
         upcoming = next(pending, None)
         with self._bar() as bar:
@@ -128,6 +132,23 @@ class Pool:
             TimeRemainingColumn(),
         )
         return Progress(*columns, console=self._console, transient=True)
+
+
+def _evaluate(unit: Unit, parent: int) -> Result:
+    """``evaluate`` in a worker process that does not outlive the run, however that was killed."""
+    if os.getpid() != parent:
+        _end_with(parent)
+    return evaluate(unit)
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _digest(unit: Unit) -> str:

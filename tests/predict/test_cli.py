@@ -97,20 +97,24 @@ def test_shap_adds_up_and_keeps_missing_values(finished: Path) -> None:
     assert (shap.loc[shap.value.isna(), "shap"] != 0).any()
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for the workers in /proc")
 def test_killed_and_resumed_gives_the_bytes_of_an_uninterrupted_run(
     finished: Path, export: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     words = command("store=folder", f"store.path={export}", *QUICK, f"hydra.run.dir={folder}")
-    process = subprocess.Popen(
-        words, cwd=tmp_path, env=environment(PYTHONHASHSEED="2"), stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen(words, cwd=tmp_path, env=environment(PYTHONHASHSEED="2"), stdout=subprocess.DEVNULL)
     wanted = random.randint(1, 7)
     deadline = time.monotonic() + 120
     while len(list(folder.glob("units/*.json"))) < wanted and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()  # the run alone: its workers have to notice
     process.wait()
+    assert workers
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
     done_before = len(list(folder.glob("units/*.json")))
     assert done_before >= 1, "killed before the first unit was done"
     assert not (folder / "metrics.csv").exists() or done_before == 0 or wanted == 7
