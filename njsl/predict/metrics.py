@@ -286,7 +286,7 @@ def summary(table: pd.DataFrame, bootstrap: FamilyBootstrap) -> pd.DataFrame:
     columns = ["metric", "features", *METHOD]
     groups = per_task.groupby(columns, sort=False)
     averaged = groups[[*means, "n_seeds"]].mean().reset_index()
-    averaged["setting"] = [f"{size} tasks" for size in groups.size()]
+    averaged["setting"] = [f"{size} task{'s' * (size > 1)}" for size in groups.size()]
     averaged["task"] = MEAN_TASK
     result = pd.concat([per_task, averaged], ignore_index=True)
     key = ["task", "metric", "predictor", "cv"]

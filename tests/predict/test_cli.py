@@ -55,7 +55,7 @@ def finished(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "store=folder", f"store.path={export}", *QUICK, f"hydra.run.dir={folder}", cwd=folder.parent, PYTHONHASHSEED="1"
     )
     assert done.returncode == 0, done.stderr
-    assert "mean accuracy, 1 tasks" in done.stdout and "mean Brier, 1 tasks" in done.stdout
+    assert "mean accuracy, 1 task " in done.stdout and "mean Brier, 1 task " in done.stdout
     return folder
 
 
