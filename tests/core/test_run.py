@@ -247,7 +247,9 @@ def test_redaction(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> No
 def test_values_from_the_environment_are_named_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NJSL_TEST_FOLDER", "/a/private/place")
     monkeypatch.setenv("WANDB_API_KEY", "my-wandb-key-value")
-    cfg = config(tmp_path, store={"path": "${oc.env:NJSL_TEST_FOLDER}/x", "again": "${.path}", "token": "abc"})
+    cfg = config(
+        tmp_path, store={"path": "${oc.env:NJSL_TEST_FOLDER}/x", "again": "${.path}", "token": "my-token-value"}
+    )
     assert public_config(cfg)["store"] == {
         "path": "$NJSL_TEST_FOLDER/x",
         "again": "$NJSL_TEST_FOLDER/x",
@@ -258,7 +260,7 @@ def test_values_from_the_environment_are_named_not_written(tmp_path: Path, monke
         run.claim()
         raise DataError("the server says my-wandb-key-value is wrong")
     for content in files(tmp_path).values():
-        assert b"private" not in content and b"my-wandb-key-value" not in content and b"abc" not in content
+        assert b"private" not in content and b"my-wandb-key-value" not in content and b"my-token-value" not in content
 
 
 def test_write_atomic(tmp_path: Path) -> None:
