@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,20 +18,31 @@ from njsl.core.check import check
 CONF = Path(__file__).parents[1] / "conf"
 Compose = Callable[..., DictConfig]
 VERBS = sorted(path.stem for path in CONF.glob("*.yaml"))
-# Machine paths of one user, not part of the project.
-NOT_OURS = "local"
+# Machine paths of one user, not part of the project; and launchers, which are Hydra's own group.
+NOT_OURS = ("local", "hydra/launcher")
 
 
 def options() -> list[tuple[str, str]]:
     """Group and option of every yaml below a folder of conf."""
     files = (path.relative_to(CONF) for path in CONF.glob("*/**/*.yaml"))
-    return sorted((file.parent.as_posix(), file.stem) for file in files if file.parts[0] != NOT_OURS)
+    return sorted((file.parent.as_posix(), file.stem) for file in files if file.parent.as_posix() not in NOT_OURS)
 
 
 def groups(verb: str) -> dict[str, str | list[str] | None]:
     """The verb's map: its groups and what each has by default."""
     entries = yaml.safe_load((CONF / f"{verb}.yaml").read_text())["defaults"]
     return {group: choice for entry in entries if isinstance(entry, dict) for group, choice in entry.items()}
+
+
+def users(group: str, option: str) -> list[str]:
+    """The verbs an option is for; one that sets values of the root must find them all there."""
+    text = (CONF / group / f"{option}.yaml").read_text()
+    verbs = [verb for verb in VERBS if group in groups(verb)]
+    if not text.startswith("# @package _global_"):
+        return verbs
+    node = yaml.safe_load(text)
+    wanted = {key.removeprefix("override /") for entry in node.pop("defaults", []) for key in entry} | node.keys()
+    return [verb for verb in verbs if wanted <= {field.name for field in dataclasses.fields(config.SCHEMAS[verb])}]
 
 
 @pytest.fixture
@@ -69,9 +81,11 @@ def test_the_verb_itself(verb: str, compose_verb: Compose, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("group", "option"), options(), ids="=".join)
 def test_option(group: str, option: str, compose_verb: Compose) -> None:
-    users = [verb for verb in VERBS if group in groups(verb)]
-    for verb in users:
+    assert users(group, option)
+    for verb in users(group, option):
         cfg = compose_verb(verb, f"{group}={option}")
+        for path in OmegaConf.missing_keys(cfg):
+            OmegaConf.update(cfg, path, "given by the user")
         check(cfg, config.SCHEMAS[verb])
         if isinstance(groups(verb)[group], list):
             # One named part per file, so that parts can be chosen together and overridden by name.

@@ -121,12 +121,18 @@ def _check_dataclass(value: Any, schema: type, path: str) -> None:
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
                 raise ConfigError(f"{where}: a value is required")
             continue
+        if field.metadata.get("may_be_empty") and value[name] == {}:
+            continue
         _check_field(value[name], hints[name], where, field.metadata.get("accepted"))
 
 
 def _check_field(value: Any, hint: Any, path: str, accepted: Sequence[str] | None) -> None:
     if value == MISSING:
         raise ConfigError(f"{path}: a value is required" + (f": {', '.join(accepted)}" if accepted else ""))
+    if accepted is not None and isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_field(item, str, f"{path}[{index}]", accepted)
+        return
     if accepted is not None and value not in accepted:
         raise ConfigError(f"{path}: {value!r} is not known{meant(value, accepted)}; accepted: {', '.join(accepted)}")
     if dataclasses.is_dataclass(hint):

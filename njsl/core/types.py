@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -21,6 +22,13 @@ class StoreError(NjslError):
     """A database cannot be opened, is not what it claims to be, or conflicts with what is there."""
 
 
+class Preempted(SystemExit):
+    """The machine was wanted back: the run stopped at a checkpoint and can go on from there.
+
+    Its exit code is 128 + the signal, as shells have it.
+    """
+
+
 class ScoreKey(NamedTuple):
     """What names one label: a task, its shots and its metric.
 
@@ -33,3 +41,18 @@ class ScoreKey(NamedTuple):
     task: str
     setting: str
     metric: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text of a corpus.
+
+    Attributes:
+        text: not empty.
+        id: stable and unique within its corpus: the record's own, else file and line.
+        group: what a held-out split must keep together, e.g. the package a file comes from; the id where nothing is.
+    """
+
+    text: str
+    id: str
+    group: str

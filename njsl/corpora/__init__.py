@@ -1,0 +1,1 @@
+"""Corpora: text from files, from the Hugging Face hub, and from the Python environment at hand."""

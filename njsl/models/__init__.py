@@ -1,0 +1,1 @@
+"""Models: a Llama in pure torch, its attention backends, and the way to and from transformers."""

@@ -1,0 +1,1 @@
+"""train.py: corpora -> tokens -> pretraining -> export -> evaluation."""
