@@ -206,7 +206,7 @@ class TrainConfig:
         callbacks: named parts of the training loop.
     """
 
-    stages: list[str] = choices("prepare", "train", "export", "evaluate")
+    stages: list[str] = choices("prepare", "train", "export", "evaluate")  # noqa: RUF009 (a field, as choice() is)
     tokens: int = MISSING
     batch_tokens: int = MISSING
     seed: int = 0

@@ -99,8 +99,8 @@ class Run:
         """Make the folder this run's own, or resume it; then start the logger.
 
         Args:
-            free: what may differ when the run is resumed: root fields of the config that do not change what is computed,
-                and ``code`` and ``versions``, whose changes are recorded then.
+            free: what may differ when the run is resumed: root fields of the config that do not change what is
+                computed, and ``code`` and ``versions``, whose changes are recorded then.
             step: the step the run goes on from; what the logger has of later ones is dropped. None starts anew.
             reopen: go on in a folder that holds a finished run, too.
             inputs: what names the inputs' content, e.g. ``database=<sha256>``.

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
+from rich.progress import Progress as Bar
 from rich.text import Text
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -31,6 +32,7 @@ from njsl.train.preempt import Preemption
 from njsl.train.schedule import Schedule
 from njsl.train.throughput import peak_flops
 
+_LINES = 10  # about so many lines of progress where there is no terminal for a bar
 _BATCH_TOKENS = 16_384  # of a held-out forward pass, without gradients
 
 
@@ -134,7 +136,7 @@ class Progress(StepCallback):
                 "run/attention": module.network.attention.resolved,
             }
         )
-        if context.rank == 0:
+        if context.rank == 0 and context.console.is_terminal:
             columns = (TextColumn("training"), BarColumn(), TextColumn("{task.fields[numbers]}"), _TimeLeft())
             self._bar = Bar(*columns, console=context.console, transient=True)
             self._task = self._bar.add_task("", total=plan.tokens, numbers="", left=None)
@@ -168,17 +170,22 @@ class Progress(StepCallback):
             "train/mfu_frac": tokens_per_sec * self._flops / self._peak,
             "train/loader_frac": (context.batches.seconds - self._read) / max(seconds, 1e-9),
         }
-        taken, epochs = context.order.taken(step * plan.step_sequences), context.order.epochs(step * plan.step_sequences)
+        taken, epochs = (
+            context.order.taken(step * plan.step_sequences),
+            context.order.epochs(step * plan.step_sequences),
+        )
         for name in taken:
             metrics[f"data/{name}_tokens"] = float(taken[name] * plan.sequence_tokens)
             metrics[f"data/{name}_epochs"] = float(epochs[name])
         context.logger.log(step, metrics)
         context.last_metrics = metrics
+        left = (plan.tokens - done) / max(tokens_per_sec, 1e-9)
+        mfu = 100 * metrics["train/mfu_frac"]
+        numbers = f"loss {loss:.3f}  {_short(tokens_per_sec)} tokens/s  MFU {mfu:.0f} %  {_short(done)} tokens"
         if self._bar is not None:
-            left = (plan.tokens - done) / max(tokens_per_sec, 1e-9)
-            mfu = 100 * metrics["train/mfu_frac"]
-            numbers = f"loss {loss:.3f}  {_short(tokens_per_sec)} tokens/s  MFU {mfu:.0f} %  {_short(done)} tokens"
             self._bar.update(self._task, completed=done, numbers=numbers, left=left)
+        elif last or done * _LINES // plan.tokens > self._step * plan.step_tokens * _LINES // plan.tokens:
+            context.console.print(f"step {step}  {numbers}", highlight=False, soft_wrap=True)
         self._restart_clock(step)
 
     def _restart_clock(self, step: int) -> None:
@@ -310,8 +317,8 @@ class Checkpoints(StepCallback):
             if self.context.rank == 0:
                 shutil.rmtree(beside, ignore_errors=True)
             raise DataError(
-                f"{final}: the checkpoint could not be written: {_reason(error)}; {_last_good(self.context)}; make room "
-                "and run again with the same hydra.run.dir"
+                f"{final}: the checkpoint could not be written: {_reason(error)}; {_last_good(self.context)}; "
+                "make room and run again with the same hydra.run.dir"
             ) from error
 
 
@@ -327,8 +334,8 @@ def stop_unless_finite(trainer: lightning.Trainer, module: Pretraining, context:
         dist.all_reduce(first, op=dist.ReduceOp.MIN)
     if (step := int(first)) < NEVER:
         raise DataError(
-            f"loss: not finite at step {step} of {context.schedule.steps}; {_last_good(context)}; a lower optim.lr or a "
-            "longer optim.warmup_tokens is what usually helps"
+            f"loss: not finite at step {step} of {context.schedule.steps}; {_last_good(context)}; "
+            "a lower optim.lr or a longer optim.warmup_tokens is what usually helps"
         )
 
 

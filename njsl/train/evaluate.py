@@ -321,7 +321,7 @@ def _continuations(scorer: Scorer, passages: Sequence[tuple[str, int]]) -> list[
         least = min(len(ids_N), len(context_M))
         alike = ids_N[:least] == context_M[:least]
         firsts.append(least if alike.all() else int(alike.argmin()))
-    return list(zip(firsts, scorer.score(whole), strict=True))
+    return list(zip(firsts, scorer.score(whole, firsts), strict=True))
 
 
 def _results(

@@ -91,7 +91,7 @@ class SampleOrder:
             name: np.frombuffer(hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest(), "<u8")[0]
             for name in self.names
         }
-        self._permutation: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        self._last = -1, (np.empty(0, np.int64), np.empty(0, np.int64))
 
     def locate(self, index_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Corpus (index into ``names``) and window of each sample.
@@ -99,23 +99,22 @@ class SampleOrder:
         Args:
             index_N: sample indices, 0 .. 2**33 - 1, in any order.
         """
-        rank_N, draw_N = self._draws(np.asarray(index_N, np.int64))
-        corpus_N = np.array(self._sorted)[rank_N]
-        window_N = np.empty_like(draw_N)
-        for corpus in np.unique(corpus_N):
-            name = self.names[corpus]
-            chosen = corpus_N == corpus
-            epoch, position = np.divmod(draw_N[chosen], self.windows[name])
-            window_N[chosen] = _permuted(position, self.windows[name], self._keys[name], epoch)
+        index_N = np.asarray(index_N, np.int64)
+        block_N, slot_N = np.divmod(index_N, self.block)
+        corpus_N, window_N = np.empty_like(index_N), np.empty_like(index_N)
+        for block in np.unique(block_N):
+            chosen = block_N == block
+            corpus_B, window_B = self._block(int(block))
+            corpus_N[chosen], window_N[chosen] = corpus_B[slot_N[chosen]], window_B[slot_N[chosen]]
         return corpus_N, window_N
 
     def taken(self, n: int) -> dict[str, int]:
         """Samples per corpus among the first ``n``."""
         whole = n // self.block * self.block
-        counts_C = self._counts(np.array([whole]))[0]
+        counts_C = self._counts(np.array([whole]))[0][np.argsort(self._sorted)]
         if n > whole:
-            counts_C = counts_C + np.bincount(self._draws(np.arange(whole, n))[0], minlength=len(counts_C))
-        return {self.names[index]: int(counts_C[rank]) for rank, index in enumerate(self._sorted)}
+            counts_C = counts_C + np.bincount(self.locate(np.arange(whole, n))[0], minlength=len(counts_C))
+        return {name: int(count) for name, count in zip(self.names, counts_C, strict=True)}
 
     def epochs(self, n: int) -> dict[str, float]:
         """How often each corpus is read in the first ``n`` samples."""
@@ -148,27 +147,28 @@ class SampleOrder:
         rank = np.argsort(np.argsort(-remainder, axis=1, kind="stable"), axis=1, kind="stable")
         return counts + (rank < n_M[:, None] - counts.sum(1, keepdims=True))
 
-    def _draws(self, index_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Alphabetical rank of each sample's corpus, and how many of that corpus' samples come before it."""
-        block_N, slot_N = np.divmod(index_N, self.block)
-        corpus_N, draw_N = np.empty_like(index_N), np.empty_like(index_N)
-        for block in np.unique(block_N):
-            chosen = block_N == block
-            first_C, end_C = self._counts(np.array([block, block + 1]) * self.block)
-            end_in_block_C = np.cumsum(end_C - first_C)
-            place = self._block_permutation(int(block))[slot_N[chosen]]
-            corpus = np.searchsorted(end_in_block_C, place, side="right")
-            corpus_N[chosen] = corpus
-            draw_N[chosen] = place + (end_C - end_in_block_C)[corpus]
-        return corpus_N, draw_N
+    def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Corpus and window of each sample of a block [B]; kept until the next, since batches come block by block."""
+        if self._last[0] == block:
+            return self._last[1]
+        first_C, end_C = self._counts(np.array([block, block + 1]) * self.block)
+        corpus_B = np.repeat(self._sorted, end_C - first_C)
+        window_B = np.concatenate(
+            [
+                self._windows_of(self.names[corpus], np.arange(first, end))
+                for corpus, first, end in zip(self._sorted, first_C, end_C, strict=True)
+            ]
+        )
+        # Raw output of Philox, since numpy keeps the right to change what Generator.permutation makes of it.
+        raw = np.random.Philox(key=np.array([self._seed, block], np.uint64)).random_raw(self.block)
+        order = np.argsort(raw, kind="stable")
+        self._last = block, (corpus_B[order], window_B[order])
+        return self._last[1]
 
-    def _block_permutation(self, block: int) -> np.ndarray:
-        """The order of a block [B]; the last one is kept, since batches mostly stay within a block."""
-        if self._permutation[0] != block:
-            # Raw output of Philox, since numpy keeps the right to change what Generator.permutation makes of it.
-            raw = np.random.Philox(key=np.array([self._seed, block], np.uint64)).random_raw(self.block)
-            self._permutation = (block, np.argsort(raw, kind="stable"))
-        return self._permutation[1]
+    def _windows_of(self, name: str, draw_N: np.ndarray) -> np.ndarray:
+        """The windows which some draws of a corpus give; none of a corpus that has none."""
+        epoch_N, position_N = np.divmod(draw_N, max(self.windows[name], 1))
+        return _permuted(position_N, self.windows[name], self._keys[name], epoch_N)
 
 
 def _permuted(position_N: np.ndarray, n: int, key: np.uint64, epoch_N: np.ndarray) -> np.ndarray:

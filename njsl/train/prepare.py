@@ -29,7 +29,7 @@ import numpy as np
 from njsl.core.config import CorporaConfig, SourceConfig, TrainConfig
 from njsl.core.run import write_atomic
 from njsl.core.types import ConfigError, DataError, Document
-from njsl.corpora import readers, texts
+from njsl.corpora import readers
 from njsl.train import corpus as shards_
 from njsl.train.corpus import MANIFEST, MegatronCorpus
 from njsl.train.mix import check_mix
@@ -113,6 +113,8 @@ def prepare(cfg: TrainConfig, tokenizer: MakesTokenizer, cache: Path, progress: 
         ConfigError: a corpus that does not exist, or a value that cannot be.
         DataError: a corpus is missing, damaged, empty, or cannot be split.
     """
+    from njsl.corpora import texts  # not at the top: every worker process would wait for what it imports
+
     corpora = cfg.corpora
     if not 0 < corpora.heldout_frac < 1:
         raise ConfigError(f"corpora.heldout_frac: expected a share between 0 and 1, got {corpora.heldout_frac:g}")
@@ -151,6 +153,8 @@ def find_prepared(cfg: TrainConfig, tokenizer: MakesTokenizer, cache: Path) -> P
 
 
 def _from_text(cfg: TrainConfig, tokenizer: MakesTokenizer, cache: Path, progress: Progress | None) -> Prepared:
+    from njsl.corpora import texts
+
     names = sorted(cfg.data_mix.weights)
     files = texts.text_files(cfg.corpora, names, cache / "text", progress)
     hashes = _hashes({path for paths in files.values() for path in paths}, cache, progress)
@@ -354,8 +358,9 @@ class _Split:
         groups = np.unique(scan.group[~scan.long])
         if len(groups) < 2:
             raise DataError(
-                f"{self.files[name][0]}: corpus {name} has {len(groups)} group of documents to split, at least 2 are "
-                "needed; set corpora.group_field=null, or to a finer field"
+                f"{self.files[name][0]}: corpus {name} has {len(groups)} group of documents to split, "
+                f"{scan.long.sum()} of its {len(scan.long)} documents being too long; at least 2 are needed: set "
+                "corpora.group_field=null, or to a finer field"
             )
         limit = min(int(self.fields.heldout_frac * 2**64), 2**64 - 1)
         return scan.group <= np.uint64(max(limit, int(groups[0])))
@@ -639,6 +644,8 @@ def _record(cfg: TrainConfig, tokenizer: MakesTokenizer, cache: Path) -> Path:
 
 def _hashes(paths: set[Path], cache: Path, progress: Progress | None) -> dict[Path, str]:
     """SHA-256 of files; a file of the same name, size and time of change is not read again."""
+    from njsl.corpora import texts
+
     record = cache / "sources.json"
     known: dict[str, list[Any]] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     found = {}

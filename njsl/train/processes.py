@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -101,7 +100,11 @@ class Processes:
             os.environ[_PLAN] = text
 
     def hear(self) -> dict[str, Any]:
-        """What rank 0 decided. Waits for it, and ends this process if rank 0 gave up."""
+        """What rank 0 decided; waits for it.
+
+        Raises:
+            ConfigError: rank 0 gave up.
+        """
         if self._store is None:
             text = os.environ[_PLAN]
         else:
@@ -109,7 +112,7 @@ class Processes:
             text = self._store.get(_PLAN).decode()
         plan = json.loads(text)
         if plan is None:
-            sys.exit(1)  # rank 0 has said why
+            raise ConfigError("the first process gave up; it says why")
         assert isinstance(plan, dict)
         if self._store is not None:
             self._meet()

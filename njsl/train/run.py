@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import signal
 import warnings
@@ -31,7 +30,7 @@ from njsl.train.corpus import Corpus, open_corpus
 from njsl.train.datamodule import MicroBatches, TokenData
 from njsl.train.evaluate import evaluate
 from njsl.train.launch import refuse_unsafe_multirun
-from njsl.train.mix import SampleOrder, check_mix
+from njsl.train.mix import SampleOrder
 from njsl.train.module import Pretraining
 from njsl.train.optim import AdamW
 from njsl.train.preempt import Preemption
@@ -172,8 +171,7 @@ def _claim(cfg: DictConfig, run: Run, prepared: Prepared, parts: Parts, console:
         resumed_at_step=step,
         corpora={name: {"tokens": corpus.tokens, "documents": corpus.documents} for name, corpus in train.items()},
         taken_tokens={
-            name: count * parts.schedule.sequence_tokens
-            for name, count in order.taken(parts.schedule.samples).items()
+            name: count * parts.schedule.sequence_tokens for name, count in order.taken(parts.schedule.samples).items()
         },
         epochs=order.epochs(parts.schedule.samples),
     )
@@ -272,7 +270,7 @@ def _train(
         if context.preempted:
             preemption.leave()
     if processes.rank == 0:
-        run.record(training={name: value for name, value in context.last_metrics.items()})
+        run.record(training=context.last_metrics)
 
 
 @contextlib.contextmanager
@@ -325,8 +323,13 @@ def _evaluate(cfg: DictConfig, run: Run, prepared: Prepared, parts: Parts, conso
 
 
 def _bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _quiet() -> None:
@@ -336,6 +339,7 @@ def _quiet() -> None:
     for message in (
         r".*does not have many workers.*",
         r".*resuming from a checkpoint that ended before the epoch ended.*",
+        r".*`srun` command is available.*",
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message)

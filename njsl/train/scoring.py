@@ -93,18 +93,29 @@ class Scorer:
             )
         return encoded
 
-    def score(self, texts: Sequence[np.ndarray]) -> list[Scores]:
+    def score(self, texts: Sequence[np.ndarray], firsts: Sequence[int] | None = None) -> list[Scores]:
         """Score token ids [N] of texts, each given ``prefix_id`` and every token before it that the window holds.
 
         A text longer than the window is read in windows that overlap by half, and every token is scored once: in the
         first window that holds it.
 
+        Args:
+            texts: token ids [N] of each.
+            firsts: per text the first token that is wanted; windows before it are not read, and their scores are NaN
+                and False. None wants all.
+
         Raises:
             DataError: a token's log-probability is not finite.
         """
-        scores = [Scores(np.empty(len(ids_N)), np.empty(len(ids_N), dtype=bool)) for ids_N in texts]
+        firsts = firsts if firsts is not None else [0] * len(texts)
+        scores = [Scores(np.full(len(ids_N), np.nan), np.zeros(len(ids_N), dtype=bool)) for ids_N in texts]
         inputs = [np.concatenate(([self.prefix_id], ids_N[:-1])) for ids_N in texts]
-        spans = [(text, *span) for text, ids_N in enumerate(texts) for span in self._spans(len(ids_N))]
+        spans = [
+            (text, *span)
+            for text, (ids_N, wanted) in enumerate(zip(texts, firsts, strict=True))
+            for span in self._spans(len(ids_N))
+            if span[2] > wanted
+        ]
         # Alike lengths together, so that padding is small; the longest first, so that memory runs out at once or never.
         spans.sort(key=lambda span: (span[1] - span[3], span))
         at = 0
@@ -120,7 +131,7 @@ class Scorer:
                 targets_N = torch.from_numpy(texts[text][first:end]).to(logits_BTV.device)
                 nll_N, greedy_N = _compare(logits_BTV[row, first - start : end - start], targets_N)
                 scores[text].nll_N[first:end], scores[text].greedy_N[first:end] = nll_N, greedy_N
-        if not all(np.isfinite(score.nll_N).all() for score in scores):
+        if not all(np.isfinite(score.nll_N[wanted:]).all() for score, wanted in zip(scores, firsts, strict=True)):
             raise DataError(f"{_named(self.folder)}: its log-probabilities are not finite; expected a trained model")
         return scores
 

@@ -54,7 +54,9 @@ class Hardware:
         if self.kind == "cuda":
             there = torch.cuda.device_count()
             if self.devices > there:
-                raise ConfigError(f"trainer.devices: {self.devices}, but this machine has {there}; accepted: up to {there}")
+                raise ConfigError(
+                    f"trainer.devices: {self.devices}, but this machine has {there}; accepted: up to {there}"
+                )
             if self.precision == "bf16-mixed" and torch.cuda.get_device_capability() < (8, 0):
                 name = torch.cuda.get_device_name()
                 raise ConfigError(f"trainer.precision: bf16-mixed, but {name} has no bf16; accepted: 32-true")

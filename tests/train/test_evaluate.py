@@ -157,6 +157,15 @@ def test_strided_equals_whole_where_the_window_holds_the_text(wide: Path, checkp
         np.testing.assert_allclose(one.nll_N, other.nll_N, rtol=1e-5)
 
 
+def test_only_what_is_wanted_is_read(checkpoint: Path) -> None:
+    scorer = Scorer(checkpoint, device=CPU, batch_size=2)
+    texts = scorer.encode(["a text of forty bytes, so several windows"])
+    (whole,), (tail,) = scorer.score(texts), scorer.score(texts, [30])
+    np.testing.assert_allclose(tail.nll_N[30:], whole.nll_N[30:], rtol=1e-5)
+    np.testing.assert_array_equal(tail.greedy_N[30:], whole.greedy_N[30:])
+    assert np.isnan(tail.nll_N[:24]).all() and np.isfinite(whole.nll_N).all()
+
+
 def test_batches_change_nothing(checkpoint: Path, tmp_path: Path) -> None:
     one, _ = run(checkpoint, TEXTS, tmp_path, batch_size=1, **NOTHING)
     many, _ = run(checkpoint, TEXTS, tmp_path, batch_size=7, **NOTHING)
@@ -289,7 +298,7 @@ def test_tokens_that_straddle_the_start_belong_to_the_continuation() -> None:
             pairs = [[text[i : i + 2] for i in range(0, len(text), 2)] for text in texts]
             return [np.array([int.from_bytes(pair.encode(), "big") for pair in one]) for one in pairs]
 
-        def score(self, texts: list[np.ndarray]) -> list[int]:
+        def score(self, texts: list[np.ndarray], firsts: list[int]) -> list[int]:
             return [len(ids_N) for ids_N in texts]
 
     continued: Callable[..., Any] = module._continuations

@@ -159,7 +159,7 @@ def test_what_makes_it_new(data: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     first = prepare(config(data), BPE, cache, None)
     found = [first]
-    for changed in ({"seed": 1}, {"heldout_frac": 0.3}, {"max_document_chars": 200}, {"group_field": None}):
+    for changed in ({"seed": 1}, {"heldout_frac": 0.3}, {"max_document_chars": 10_000}, {"group_field": None}):
         found.append(prepare(config(data, **changed), BPE, cache, None))
     found.append(prepare(config(data), TrainedBPE(vocab_size=310, sample_mib=0.05), cache, None))
     found.append(prepare(config(data), HuggingFace(path=str(first.tokenizer)), cache, None))

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -80,11 +81,12 @@ class Multirun:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self._submitted(before)
+        self._before = before
 
-    def _submitted(self, before: set[str]) -> None:
-        wait_for(lambda: set(self.slurm.jobs()) - before or self.process.poll() is not None, "the jobs", 60)
-        self.jobs = sorted(set(self.slurm.jobs()) - before)
+    def submitted(self) -> None:
+        """Wait until Slurm has its jobs."""
+        wait_for(lambda: set(self.slurm.jobs()) - self._before or self.process.poll() is not None, "the jobs", 90)
+        self.jobs = sorted(set(self.slurm.jobs()) - self._before)
         assert self.jobs, self.said()
 
     def started(self, job: int, restarts: int = 0, limit_sec: float = 60) -> None:
@@ -106,6 +108,24 @@ class Multirun:
         return "\n".join(path.read_text() for path in [self.log, *logs] if path.suffix in (".log", ".out", ".err"))
 
 
+Start = Callable[..., Multirun]
+
+
+@pytest.fixture
+def start(slurm: Slurm) -> Iterator[Start]:
+    """Starts a ``Multirun(slurm, ...)``; none outlives the test."""
+    started: list[Multirun] = []
+
+    def begin(entry: Path, folder: Path, *words: str) -> Multirun:
+        started.append(Multirun(slurm, entry, folder, *words))
+        started[-1].submitted()
+        return started[-1]
+
+    yield begin
+    for sweep in started:
+        sweep.close()
+
+
 @pytest.fixture
 def entry(tmp_path: Path) -> Path:
     """The small loop's entry file."""
@@ -119,9 +139,11 @@ def steps(folder: Path, rank: int) -> list[list[int]]:
     return json.loads((folder / f"done{rank}.json").read_text())
 
 
-def test_each_job_is_one_process_group_and_goes_on_after_a_requeue(slurm: Slurm, entry: Path, tmp_path: Path) -> None:
+def test_each_job_is_one_process_group_and_goes_on_after_a_requeue(
+    slurm: Slurm, start: Start, entry: Path, tmp_path: Path
+) -> None:
     # Two jobs, so an array; both signals; the jobs run at once and only the signalled one restarts.
-    sweep = Multirun(slurm, entry, tmp_path / "sweep", "seed=0,1", "tokens=60")
+    sweep = start(entry, tmp_path / "sweep", "seed=0,1", "tokens=60")
     assert len(sweep.jobs) == 2 and all("_" in job for job in sweep.jobs)
     sweep.started(0)
     sweep.started(1)
@@ -137,8 +159,8 @@ def test_each_job_is_one_process_group_and_goes_on_after_a_requeue(slurm: Slurm,
         assert restarts == ({0} if job == 0 else {0, 1})
 
 
-def test_a_cancelled_job_stays_cancelled(slurm: Slurm, entry: Path, tmp_path: Path) -> None:
-    sweep = Multirun(slurm, entry, tmp_path / "sweep", "seed=0", "tokens=10000")
+def test_a_cancelled_job_stays_cancelled(slurm: Slurm, start: Start, entry: Path, tmp_path: Path) -> None:
+    sweep = start(entry, tmp_path / "sweep", "seed=0", "tokens=10000")
     sweep.started(0)
     (job,) = sweep.jobs
     slurm.run("scancel", job)
@@ -149,9 +171,9 @@ def test_a_cancelled_job_stays_cancelled(slurm: Slurm, entry: Path, tmp_path: Pa
     assert [(sweep.folder / "0" / f"rank{rank}.json").exists() for rank in range(2)] == [True, True]
 
 
-def test_a_failed_job_is_not_requeued(slurm: Slurm, entry: Path, tmp_path: Path) -> None:
+def test_a_failed_job_is_not_requeued(slurm: Slurm, start: Start, entry: Path, tmp_path: Path) -> None:
     # One process fails, so the other one's next collective does.
-    sweep = Multirun(slurm, entry, tmp_path / "sweep", "seed=13", "tokens=60")
+    sweep = start(entry, tmp_path / "sweep", "seed=13", "tokens=60")
     (job,) = sweep.jobs
     assert sweep.end() == 1
     wait_for(lambda: not slurm.jobs(), "the job to end", 30)
@@ -202,10 +224,12 @@ def losses(folder: Path) -> dict[int, float]:
     return dict(found)
 
 
-def test_a_requeued_training_equals_an_uninterrupted_one(slurm: Slurm, corpora: Path, tmp_path: Path) -> None:
+def test_a_requeued_training_equals_an_uninterrupted_one(
+    slurm: Slurm, start: Start, corpora: Path, tmp_path: Path
+) -> None:
     # The same training twice, each over both nodes, at once and with one cache; the second is requeued in mid-run.
     own = [f"corpora.path={corpora}", f"paths.cache={tmp_path / 'cache'}", "seed=3,3"]
-    sweep = Multirun(slurm, ROOT / "train.py", tmp_path / "sweep", *TRAIN, *own)
+    sweep = start(ROOT / "train.py", tmp_path / "sweep", *TRAIN, *own)
     log = sweep.folder / "1" / "log.csv"
     wait_for(lambda: log.exists() and log.read_text().count(LOSS) >= 10, f"10 steps in {log}", 180)
     slurm.run("scancel", "--signal=USR1", sweep.jobs[1])
@@ -221,10 +245,10 @@ def test_a_requeued_training_equals_an_uninterrupted_one(slurm: Slurm, corpora: 
     assert "is requeued and goes on from there" in sweep.said()
 
 
-def test_bad_input_ends_all_processes_with_one_line(slurm: Slurm, tmp_path: Path) -> None:
+def test_bad_input_ends_all_processes_with_one_line(slurm: Slurm, start: Start, tmp_path: Path) -> None:
     # Found by the first process alone, when it prepares: the second waits for it then.
     own = [f"corpora.path={tmp_path / 'nowhere'}", f"paths.cache={tmp_path / 'cache'}"]
-    sweep = Multirun(slurm, ROOT / "train.py", tmp_path / "sweep", *TRAIN, *own)
+    sweep = start(ROOT / "train.py", tmp_path / "sweep", *TRAIN, *own)
     assert sweep.end(60) == 1
     assert "nowhere" in sweep.log.read_text() and "Traceback" not in sweep.said()
     wait_for(lambda: not slurm.jobs(), "the job to end", 30)
