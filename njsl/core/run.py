@@ -121,8 +121,8 @@ class Run:
             self._record = self._start(identity)
         else:
             now, then = json.loads(json.dumps(identity)), earlier.get("identity", {})
-            kept = [{name: part for name, part in whole.items() if name not in free} for whole in (then, now)]
-            changed = list(_differences(*kept))
+            bound = [{name: part for name, part in whole.items() if name not in free} for whole in (then, now)]
+            changed = list(_differences(bound[0], bound[1]))
             if changed:
                 more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
                 raise ConfigError(

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from njsl.core.types import ConfigError
 from njsl.models.attention import Attention, alibi_slopes
@@ -159,8 +160,14 @@ class Llama(nn.Module):
         return {name: getattr(self, name) for name in inspect.signature(Llama).parameters if name not in self.supplied}
 
     def blocks(self) -> nn.ModuleList:
-        """The layers, for sharding, compiling and activation checkpointing."""
+        """The layers, for sharding and compiling."""
         return self.model.layers
+
+    def checkpoint_activations(self) -> None:
+        """From now on keep of each layer its input alone, and compute the rest again in the backward pass."""
+        for block in self.blocks():
+            assert isinstance(block, _Block)
+            block.recomputed = True
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
@@ -273,8 +280,15 @@ class _Block(nn.Module):
         self.mlp = _SwiGLU(llama) if llama.mlp == "swiglu" else _GELU(llama)
         self.input_layernorm = _norm(llama)
         self.post_attention_layernorm = _norm(llama) if llama.block == "sequential" else None
+        self.recomputed = False
 
     def forward(self, h_BTC: Tensor, shared: Shared) -> Tensor:
+        if self.recomputed and torch.is_grad_enabled():
+            # Within the layer, so that compilation and FSDP2, which wrap it, see one layer as ever.
+            return checkpoint(self._layer, h_BTC, shared, use_reentrant=False)
+        return self._layer(h_BTC, shared)
+
+    def _layer(self, h_BTC: Tensor, shared: Shared) -> Tensor:
         x_BTC = self.input_layernorm(h_BTC)
         if self.post_attention_layernorm is None:
             return h_BTC + self.self_attn(x_BTC, shared) + self.mlp(x_BTC)

@@ -175,17 +175,19 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 def _from_shards(state: Path) -> dict[str, torch.Tensor]:
     """Read a sharded state in one process, the optimiser's part left where it is."""
     import torch
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
 
-    reader = dcp.FileSystemReader(str(state))
+    reader = FileSystemReader(str(state))
     listed = reader.read_metadata().state_dict_metadata
     prefix = f"state_dict.{_PREFIX}"
     values: dict[str, Any] = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in listed.items()
-        if name.startswith(prefix) and hasattr(entry, "size")
+        if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
     }
-    dcp.load(values, storage_reader=reader, no_dist=True)
+    load(values, storage_reader=reader, no_dist=True)
     return {name.removeprefix("state_dict."): value for name, value in values.items()}
 
 

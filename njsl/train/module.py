@@ -47,7 +47,7 @@ class Pretraining(lightning.LightningModule):
         super().__init__()
         self._make, self._seed, self._eos_id = make, seed, eos_id
         self._optim, self.schedule, self._strategy, self.hardware = optim, schedule, strategy, hardware
-        self._masks_documents = False
+        self._masks_documents: bool = False
         self.network: Llama | None = None
         self.loss_sum = self.grad_norm = torch.zeros(())
         self.first_bad_step = torch.tensor(NEVER)
@@ -58,12 +58,13 @@ class Pretraining(lightning.LightningModule):
             return
         model = self._make()
         model.init_weights(self._seed)
-        model.activation_checkpointing = self.hardware.activation_checkpointing
+        if self.hardware.activation_checkpointing:
+            model.checkpoint_activations()
         if self.hardware.compile:
             for block in model.blocks():
                 block.compile()
         self._strategy.parallelise(model, self._device_mesh, self.hardware)
-        self._masks_documents = model.attention.document_mask
+        self._masks_documents = bool(model.attention.document_mask)
         self.network = model
 
     def on_fit_start(self) -> None:

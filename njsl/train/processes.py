@@ -16,7 +16,10 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch.distributed.rendezvous import rendezvous
 
 from njsl.core.types import ConfigError
 from njsl.train.strategy import TIMEOUT, Single, backend, environment
@@ -77,7 +80,7 @@ class Processes:
         if self._outside and self._hardware.processes > 1:
             os.environ["MASTER_ADDR"] = self.environment.main_address
             os.environ["MASTER_PORT"] = str(self.environment.main_port)
-            meeting = dist.rendezvous("env://", self.rank, self._hardware.processes, timeout=_PATIENCE)
+            meeting = rendezvous("env://", self.rank, self._hardware.processes, timeout=_PATIENCE)
             self._store, _, _ = next(iter(meeting))
         return self
 

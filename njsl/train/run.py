@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from njsl.core.check import build
+from njsl.core.config import TrainConfig
 from njsl.core.logger import NullLogger
 from njsl.core.run import Run
 from njsl.core.types import ConfigError
@@ -131,8 +132,8 @@ def _prepared(cfg: DictConfig, console: Console) -> Prepared:
     tokenizer, cache = build(cfg.tokenizer), _cache(cfg)
     with _bar(console) as bar:
         if "prepare" in cfg.stages:
-            return prepare(cfg, tokenizer, cache, bar)
-        found = find_prepared(cfg, tokenizer, cache)
+            return prepare(cast(TrainConfig, cfg), tokenizer, cache, bar)
+        found = find_prepared(cast(TrainConfig, cfg), tokenizer, cache)
     if found is None:
         raise ConfigError("stages: these corpora are not prepared yet; add prepare to stages")
     return found

@@ -38,6 +38,7 @@ SMALL = [
     "model.sequence_length=64",
     "batch_tokens=1024",
     "tokens=12288",
+    "optim.lr=0.01",
     "optim.warmup_tokens=2048",
     "callbacks.progress.log_every_steps=1",
     "callbacks.heldout.every_tokens=6144",
@@ -129,4 +130,4 @@ def start(*overrides: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]
 def logged(folder: Path, name: str = LOSS) -> dict[int, str]:
     """A metric by step, as it stands in ``log.csv``."""
     with (folder / "log.csv").open(newline="") as file:
-        return {int(row["step"]): row["value"] for row in csv.DictReader(file) if row["name"] == name}
+        return {int(row["step"]): row["value"] for row in csv.DictReader(file) if row["step"] and row["name"] == name}
