@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import math
 import statistics
@@ -64,7 +65,7 @@ class Report:
         self.faults = 0
         folder.mkdir(parents=True, exist_ok=True)
 
-    def row(self, section: str, **values: Any) -> None:
+    def row(self, section: str, /, **values: Any) -> None:
         """Keep, write and print one row."""
         wrong = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
         if wrong:
@@ -90,7 +91,7 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     @contextmanager
-    def attempt(self, section: str, **labels: Any) -> Iterator[None]:
+    def attempt(self, section: str, /, **labels: Any) -> Iterator[None]:
         """Turn what goes wrong inside into a row, so that the sections after it still run."""
         try:
             yield
@@ -255,7 +256,7 @@ def timed(bench: Bench, step: Callable[[int], None]) -> list[float]:
         for number in range(bench.steps):
             step(number)
             marks.append(time.perf_counter())
-        return [1e3 * (after - before) for before, after in zip(marks, marks[1:], strict=False)]
+        return [1e3 * (after - before) for before, after in itertools.pairwise(marks)]
     torch.cuda.reset_peak_memory_stats()
     events = [torch.cuda.Event(enable_timing=True) for _ in range(bench.steps + 1)]
     events[0].record()
@@ -263,7 +264,7 @@ def timed(bench: Bench, step: Callable[[int], None]) -> list[float]:
         step(number)
         events[number + 1].record()
     torch.cuda.synchronize()
-    return [before.elapsed_time(after) for before, after in zip(events, events[1:], strict=False)]
+    return [before.elapsed_time(after) for before, after in itertools.pairwise(events)]
 
 
 def speed(bench: Bench, training: Training, shape: Shape, rows: int) -> dict[str, Any]:

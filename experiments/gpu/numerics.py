@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from unittest.mock import patch
 
@@ -121,7 +122,7 @@ def _compare(bench: Bench, attention: Attention, labels: dict[str, object], grou
     expected = _run(reference, [x.float() for x in rounded], weight, documents, gradients)
     got = _run(attention, rounded, weight.to(dtype), documents, gradients)
     errors = {
-        name: float((out.float() - ref).norm() / ref.norm())
+        name: float(((out.float() - ref).norm() / ref.norm()).detach())
         for name, out, ref in zip(("out", "d_q", "d_k", "d_v"), got, expected, strict=False)
     }
     # Written so that NaN fails.
@@ -156,9 +157,7 @@ def _time(bench: Bench, name: str, attention: Attention, dtype: torch.dtype) -> 
         q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
         attention(q, k, v).backward(weight)
 
-    with contextlib.suppress(StopIteration):
-        times = sorted(timed(bench, step))
-        ms = times[len(times) // 2]
-        # Causal: half of the 4 products' worth forward and the 10 backward, counted as 2 and 5 matrix products.
-        flops = 7 * rows * heads * bench.length**2 * HEAD_DIM
-        bench.report.row("attention_time", backend=name, ms=ms, tflops=flops / ms / 1e9, resolved=attention.resolved)
+    ms = statistics.median(timed(bench, step))
+    # 2 matrix products forward and 5 backward, of 2 T^2 D FLOPs each, half of which causality leaves out.
+    flops = 7 * rows * heads * bench.length**2 * HEAD_DIM
+    bench.report.row("attention_time", backend=name, ms=ms, tflops=flops / ms / 1e9, resolved=attention.resolved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import statistics
 import tempfile
@@ -130,7 +131,7 @@ def _trainer(bench: Bench, shape: Shape, rows: int, compiled: bool) -> dict[str,
             callbacks=[Clock()],
         )
         loss = trainer.train().training_loss
-    ms = statistics.median(1e3 * (after - before) for before, after in zip(marks, marks[1:], strict=False))
+    ms = statistics.median(1e3 * (after - before) for before, after in itertools.pairwise(marks))
     peak = torch.cuda.max_memory_allocated() / GIB if bench.gpu else 0.0
     tokens_per_s = rows * bench.length / ms * 1e3
     values = {"ms": ms, "tokens_per_s": tokens_per_s, "mfu_percent": bench.mfu_percent(shape, tokens_per_s)}

@@ -197,9 +197,15 @@ def _changes(bench: Bench, shape: Shape) -> Iterator[tuple[str, Callable[[], Tra
     """Name, what makes the training, and the context it is made and timed in."""
 
     def training(
-        compiled: bool = True, loss: Loss = chunked_loss, residual: torch.dtype | None = None, **kind: bool
+        compiled: bool = True,
+        loss: Loss = chunked_loss,
+        residual: torch.dtype | None = None,
+        recomputed: bool = False,
+        **kind: bool,
     ) -> Training:
         model = bench.build(shape)
+        if recomputed:
+            model.checkpoint_activations()
         if residual is not None:
             model.model.embed_tokens.register_forward_hook(lambda module, args, out: out.to(residual))
         if compiled:
@@ -223,6 +229,7 @@ def _changes(bench: Bench, shape: Shape) -> Iterator[tuple[str, Callable[[], Tra
         partial(training, residual=torch.bfloat16 if bench.gpu else torch.float32),
         (nullcontext()),
     )
+    yield "activation checkpointing", partial(training, recomputed=True), nullcontext()
     yield "AdamW foreach, not fused", partial(training, foreach=True), nullcontext()
     for bits in (25, 26, 28):
         yield f"2^{bits} logits a chunk", training, patch.dict(head.CHUNK_LOGITS, {bench.device.type: 2**bits})

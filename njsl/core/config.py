@@ -117,6 +117,7 @@ class SourceConfig:
         files: ``kind=files``: glob patterns below ``corpora.path``; ``kind=megatron``: prefixes of ``.bin``/``.idx``.
         part: ``kind=python_env``: ``code`` or ``nl``.
         dataset, subset, split: ``kind=hf``: a dataset's name, its configuration and its split on the hub.
+        text_field: ``kind=hf``: what the dataset calls its text; null is ``corpora.text_field``.
         max_mib: at most so much text [MiB] is taken; null is all of it.
     """
 
@@ -125,6 +126,7 @@ class SourceConfig:
     dataset: str | None = None
     subset: str | None = None
     split: str = "train"
+    text_field: str | None = None
     max_mib: float | None = None
 
 

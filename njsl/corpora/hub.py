@@ -27,14 +27,15 @@ def stream(
     *,
     group_field: str | None = None,
 ) -> list[Path]:
-    """Write the texts of a dataset as jsonl.gz, with the dataset's own names of fields.
+    """Write the texts of a dataset as jsonl.gz.
 
     Records without a text that is a non-empty string of valid Unicode are left out, and counted in ``stream.json``.
 
     Args:
         folder: of this dataset alone; what is complete in it is only looked up.
         source: ``dataset`` is a name on the hub, or a local file or folder; ``max_mib`` bounds the text [MiB].
-        text_field, group_field: a record's text, and its group if it has any.
+        text_field: what the files call a record's text; the dataset too, unless ``source.text_field`` says otherwise.
+        group_field: a record's group, if it has any; the files call it as the dataset does.
         progress: shows how much text is there.
 
     Returns:
@@ -49,7 +50,7 @@ def stream(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "stream.json"
-    asked = [source.dataset, source.subset, source.split, source.max_mib, text_field, group_field]
+    asked = [source.dataset, source.subset, source.split, source.text_field, source.max_mib, text_field, group_field]
     state: dict[str, Any] = {"asked": asked, "files": [], "records": 0, "left_out": 0, "bytes": 0}
     if record.exists() and (earlier := json.loads(record.read_text("utf-8")))["asked"] == asked:
         state = earlier
@@ -61,7 +62,8 @@ def stream(
             state["files"].append(name)
             write_atomic(record, json.dumps(state, indent=1) + "\n")
         if not state["files"]:
-            raise DataError(f"{_where(source)}: none of its {state['records']} records has a text in {text_field!r}.")
+            named = source.text_field or text_field
+            raise DataError(f"{_where(source)}: none of its {state['records']} records has a text in {named!r}.")
         state["complete"] = True
         write_atomic(record, json.dumps(state, indent=1) + "\n")
     return [folder / name for name in state["files"]]
@@ -71,6 +73,7 @@ def _chunks(
     source: SourceConfig, text_field: str, group_field: str | None, state: dict[str, Any], progress: Progress | None
 ) -> Iterator[list[dict[str, Any]]]:
     """Records of one file after another; ``state`` says how far each reaches when it is given out."""
+    theirs = source.text_field or text_field
     limit = None if source.max_mib is None else int(source.max_mib * _MIB)
     task = None if progress is None else progress.add_task(f"text of {source.dataset}", total=source.max_mib)
     dataset = _open(source)
@@ -80,8 +83,8 @@ def _chunks(
     waiting_bytes = 0
     for row in _rows(source, dataset):
         number = state["records"]
-        text, identity = row.get(text_field), row.get("id")
-        for name in (text_field, *([] if group_field is None else [group_field])):
+        text, identity = row.get(theirs), row.get("id")
+        for name in (theirs, *([] if group_field is None else [group_field])):
             if name not in row:
                 raise DataError(f"{_where(source)}: record {number} has no field {name!r}; it has: {', '.join(row)}.")
         size = len(text.encode("utf-8")) if isinstance(text, str) and is_unicode(text) else 0

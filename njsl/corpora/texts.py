@@ -110,7 +110,8 @@ def _files(cfg: CorporaConfig, name: str) -> list[Path]:
 
 def _stream(cfg: CorporaConfig, name: str, cache: Path, progress: Progress | None) -> list[Path]:
     source = cfg.sources[name]
-    asked = [source.dataset, source.subset, source.split, source.max_mib, cfg.text_field, cfg.group_field]
+    fields = [source.text_field, cfg.text_field, cfg.group_field]
+    asked = [source.dataset, source.subset, source.split, source.max_mib, *fields]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     return hub.stream(cache / "hf" / key, source, cfg.text_field, progress, group_field=cfg.group_field)
 

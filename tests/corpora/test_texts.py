@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from njsl.core.config import CorporaConfig, SourceConfig
 from njsl.core.types import ConfigError, DataError, Document
-from njsl.corpora import hub, python_env
+from njsl.corpora import hub, python_env, readers
 from njsl.corpora.readers import Broken, read, write
 from njsl.corpora.texts import corpus_names, file_sha256, text_files
 
@@ -134,6 +134,17 @@ def test_a_dataset_is_streamed_once(dataset: Path, tmp_path: Path, monkeypatch: 
     assert (state["records"], state["left_out"], state["bytes"]) == (31, 1, 30_000)
     monkeypatch.setattr(hub, "_open", None)
     assert text_files(cfg, ["code"], tmp_path / "cache")["code"] == [path]
+
+
+def test_a_dataset_with_another_name_for_its_text(dataset: Path, tmp_path: Path) -> None:
+    named = SourceConfig(dataset=str(dataset), text_field="content")
+    (plain,) = hub.stream(tmp_path / "plain", SourceConfig(dataset=str(dataset)), "content")
+    (renamed,) = hub.stream(tmp_path / "renamed", named, "text")
+    read = [
+        list(readers.read(path, text_field=field, broken=readers.Broken()))
+        for path, field in ((plain, "content"), (renamed, "text"))
+    ]
+    assert read[0] == read[1] and len(read[0]) > 1
 
 
 def test_a_broken_stream_is_taken_up(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
