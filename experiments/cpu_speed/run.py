@@ -30,12 +30,11 @@ from njsl.train.schedule import Schedule
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-FIRST = 5  # steps that are not measured; also how often numbers are logged
 GOAL, LOADER_FRAC = 1.15, 0.02
-# Overrides of train.py, and steps of a run.
-SHAPES: dict[str, tuple[list[str], int]] = {
-    "tiny": ([], 30),
-    "tiny_wide": (["batch_tokens=8192"], 20),
+# Overrides of train.py, steps that are not measured (and that numbers are logged after), steps of a run.
+SHAPES: dict[str, tuple[list[str], int, int]] = {
+    "tiny": ([], 5, 30),
+    "tiny_wide": (["batch_tokens=8192"], 5, 20),
     "medium": (
         [
             "model.hidden_size=512",
@@ -45,7 +44,8 @@ SHAPES: dict[str, tuple[list[str], int]] = {
             "model.sequence_length=512",
             "batch_tokens=4096",
         ],
-        10,
+        2,
+        6,
     ),
 }
 
@@ -99,7 +99,7 @@ def busy_sec() -> float:
     return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
 
 
-def ours(overrides: list[str], threads: int, folder: Path) -> dict[str, float]:
+def ours(overrides: list[str], first: int, threads: int, folder: Path) -> dict[str, float]:
     """One run of train.py; its numbers are those of its own log."""
     used = start([str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}"], threads)
     logged: dict[str, dict[int, float]] = {}
@@ -108,7 +108,7 @@ def ours(overrides: list[str], threads: int, folder: Path) -> dict[str, float]:
             if row["step"]:
                 logged.setdefault(row["name"], {})[int(row["step"])] = float(row["value"])
     # Intervals of equal length, so the harmonic mean is tokens over time.
-    measured = sorted(step for step in logged["train/tokens_per_sec"] if step > FIRST)
+    measured = sorted(step for step in logged["train/tokens_per_sec"] if step > first)
     return {
         "tokens_per_sec": statistics.harmonic_mean([logged["train/tokens_per_sec"][step] for step in measured]),
         "loader_frac": max(logged["train/loader_frac"][step] for step in measured),
@@ -127,7 +127,7 @@ def plain(job: dict[str, Any], threads: int, folder: Path) -> dict[str, float]:
 
 def compare(shape: str, arguments: argparse.Namespace, scratch: Path) -> None:
     """Print both sides' speeds and their ratio, of the medians and of the fastest runs."""
-    overrides, steps = SHAPES[shape]
+    overrides, first, steps = SHAPES[shape]
     cfg = composed(overrides)
     overrides = [
         *overrides,
@@ -137,11 +137,11 @@ def compare(shape: str, arguments: argparse.Namespace, scratch: Path) -> None:
         f"trainer.compile={arguments.compile}",
         f"paths.cache={arguments.cache}",
         "trainer.accelerator=cpu",
-        f"callbacks.progress.log_every_steps={FIRST}",
+        f"callbacks.progress.log_every_steps={first}",
         "callbacks.heldout.max_tokens=512",
         # The Trainer's own schedule.
         "optim.min_lr=0",
-        f"optim.warmup_tokens={FIRST * cfg.batch_tokens}",
+        f"optim.warmup_tokens={first * cfg.batch_tokens}",
         "logger=csv",
     ]
     start([str(ROOT / "train.py"), *overrides, "stages=[prepare]", f"hydra.run.dir={scratch / 'prepare'}"], 1)
@@ -164,7 +164,7 @@ def compare(shape: str, arguments: argparse.Namespace, scratch: Path) -> None:
         "step_sequences": plan.step_sequences,
         "micro_sequences": arguments.micro or plan.step_sequences,
         "steps": plan.steps,
-        "first": FIRST,
+        "first": first,
         "threads": arguments.threads,
         "compile": arguments.compile,
         "lr": cfg.optim.lr,
@@ -176,7 +176,7 @@ def compare(shape: str, arguments: argparse.Namespace, scratch: Path) -> None:
     disturbed = 0
     while len(results["njsl"]) < arguments.rounds:
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            one = ours([*overrides, "stages=[train]"], arguments.threads, Path(folder) / "njsl")
+            one = ours([*overrides, "stages=[train]"], first, arguments.threads, Path(folder) / "njsl")
             other = plain(job, arguments.threads, Path(folder) / "trainer")
         if max(one["others"], other["others"]) > arguments.others:
             disturbed += 1
@@ -192,8 +192,8 @@ def compare(shape: str, arguments: argparse.Namespace, scratch: Path) -> None:
         results["Trainer"].append(other)
     print(
         f"{shape}: {plan.step_sequences} x {plan.sequence_tokens} tokens a step, {job['micro_sequences']} sequences at "
-        f"once, steps {FIRST + 1} to {plan.steps}, {arguments.threads} threads, {arguments.rounds} rounds, {disturbed} disturbed"
-        f"{', compiled' if arguments.compile else ''}"
+        f"once, steps {first + 1} to {plan.steps}, {arguments.threads} threads, {arguments.rounds} rounds"
+        f"{', compiled' if arguments.compile else ''}; {disturbed} disturbed ones repeated"
     )
     print(f"{'':8} {'tokens/s':>9} {'lowest':>7} {'highest':>7} {'CPU [s]':>8} {'loss [nats]':>12}")
     for side, runs in results.items():
@@ -218,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help=f"of a run, a multiple of {FIRST}; the shape's own by default")
+    parser.add_argument("--steps", type=int, help="of a run, e.g. 30; the shape's own by default")
     parser.add_argument("--micro", type=int, help="sequences per forward pass of both; all of a step's by default")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--others", type=float, default=0.15, help="a round is repeated if others took more [cores]")

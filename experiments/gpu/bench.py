@@ -158,9 +158,10 @@ class Bench:
         if self.gpu:
             torch.cuda.synchronize()
 
-    def fresh(self) -> None:
-        """Forget compiled code and cached memory, so that no case profits or suffers from the one before it."""
-        torch._dynamo.reset()
+    def fresh(self, forget: bool = True) -> None:
+        """Give cached memory back and, unless a case may use it again, ``forget`` compiled code."""
+        if forget:
+            torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         gc.collect()
         if self.gpu:
@@ -246,7 +247,7 @@ class Training:
         self.losses.append(loss.detach())
 
 
-def timed(bench: Bench, step: Callable[[int], None]) -> list[float]:
+def timed(bench: Bench, step: Callable[[int], object]) -> list[float]:
     """Milliseconds of each timed step, by CUDA events between steps; warm-up and compilation left out."""
     for number in range(bench.warm_up):
         step(number)

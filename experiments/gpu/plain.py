@@ -146,4 +146,4 @@ def _loop(bench: Bench, shape: Shape, rows: int) -> dict[str, Any]:
         ids = batch_BT[:, :-1]
         return network(input_ids=ids, labels=ids).loss
 
-    return speed(bench, Training(bench, model, adamw(model), loss), shape, rows)  # type: ignore[arg-type]
+    return speed(bench, Training(bench, model, adamw(model), loss), shape, rows)

@@ -180,12 +180,14 @@ def ablation(bench: Bench) -> None:
     budget = bench.budget(40)
     shape, rows = bench.shapes[0], bench.micro_batches[0]
     reference: float | None = None
+    bench.fresh()
     for change, training, patched in _changes(bench, shape):
         if not budget.begin():
             bench.report.row("ablation", change=change, note="not run: out of time")
             continue
         with bench.report.attempt("ablation", change=change), patched:
-            bench.fresh()
+            # Compiled code is kept: most changes leave the blocks as they are, and the compiler sees which do not.
+            bench.fresh(forget=False)
             values = speed(bench, training(), shape, rows)
             reference = reference or values["tokens_per_s"]
             percent = 100 * (values["tokens_per_s"] / reference - 1)

@@ -22,6 +22,7 @@ from rich.progress import Progress
 from njsl.core.config import CorporaConfig, DataMixConfig, SourceConfig, TrainConfig
 from njsl.core.types import ConfigError, DataError
 from njsl.train import prepare as module
+from njsl.train import split as splitting
 from njsl.train.corpus import TokenCorpus, open_corpus
 from njsl.train.prepare import SPLITS, Prepared, find_prepared, prepare
 from njsl.train.tokenizer import HuggingFace, Tokenizer, TrainedBPE
@@ -176,7 +177,7 @@ def test_shards_in_processes_are_those_of_one_process(
 ) -> None:
     monkeypatch.setattr(module, "_SHARD_BYTES", 3000)
     alone = prepare(config(data), BPE, tmp_path / "alone", None)
-    monkeypatch.setattr(module, "_WORTH_READING", 0)
+    monkeypatch.setattr(splitting, "_WORTH_READING", 0)
     monkeypatch.setattr(module, "_WORTH_TOKENISING", 0)
     prepare(config(data), BPE, tmp_path / "together", None)
     assert contents(tmp_path / "alone") == contents(tmp_path / "together")
@@ -201,9 +202,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from train.test_prepare import config, module, TrainedBPE
+from train.test_prepare import config, module, splitting, TrainedBPE
 from njsl.train.prepare import prepare
-module._SHARD_BYTES, module._WORTH_READING, module._WORTH_TOKENISING = 20_000, 0, 0
+module._SHARD_BYTES, splitting._WORTH_READING, module._WORTH_TOKENISING = 20_000, 0, 0
 if __name__ == "__main__":
     prepare(config(Path(sys.argv[1])), TrainedBPE(vocab_size=300, sample_mib=0.05), Path(sys.argv[2]), None)
 """

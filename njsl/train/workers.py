@@ -1,0 +1,119 @@
+"""Processes that do jobs whose results are files, and that end with the process they belong to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from njsl.core.types import DataError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from rich.progress import Progress
+
+
+class Workers:
+    """Processes for jobs whose results are files; use it as a context manager.
+
+    They start when they are first worth it, hold one thread each, ignore Ctrl-C, and end at once when this process
+    ends, is killed, or leaves the context by an exception: all of them read a pipe that closes then.
+    """
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._progress = progress
+        self._pool: ProcessPoolExecutor | None = None
+        self._leave = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            if kind is not None:
+                self._leave.close()
+            self._pool.shutdown(cancel_futures=kind is not None)
+        self._leave.close()
+
+    def run(
+        self, function: Callable[[Any], None], jobs: Sequence[Any], sizes: Sequence[int], title: str, worth: int
+    ) -> None:
+        """Do all jobs, in any order.
+
+        Args:
+            function: of a module's top level.
+            jobs: its arguments.
+            sizes: of the jobs [byte], for the progress shown.
+            title: what is shown.
+            worth: with less than so many bytes in all, the jobs are done in this process.
+        """
+        if not jobs:
+            return
+        task = None if self._progress is None else self._progress.add_task(title, total=sum(sizes))
+        for index in self._done(function, jobs, sum(sizes) < worth or len(jobs) == 1):
+            if self._progress is not None and task is not None:
+                self._progress.advance(task, sizes[index])
+
+    def _done(self, function: Callable[[Any], None], jobs: Sequence[Any], here: bool) -> Iterator[int]:
+        if here or self.count == 1:
+            for index, job in enumerate(jobs):
+                function(job)
+                yield index
+            return
+        try:
+            with _interrupt_ignored():  # processes start as jobs are submitted
+                pool = self._started()
+                futures = {pool.submit(function, job): index for index, job in enumerate(jobs)}
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BrokenProcessPool as error:
+            raise DataError(
+                "stages: a process of the preparation was killed, perhaps for memory; what is done is kept, run again"
+            ) from error
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            import multiprocessing
+
+            # Not forked: this process may hold threads and locks of tokenizers and torch.
+            context = multiprocessing.get_context("spawn")
+            theirs, ours = context.Pipe(duplex=False)
+            self._leave.callback(ours.close)
+            self._pool = ProcessPoolExecutor(self.count, context, _begin, (theirs,))
+        return self._pool
+
+
+def _begin(pipe: Connection) -> None:
+    """In a new process: one thread for the tokenizer, and an end when the parent's end of the pipe is closed."""
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        pipe.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def _interrupt_ignored() -> Iterator[None]:
+    """Processes started within are born ignoring Ctrl-C, which a terminal sends to all of them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
