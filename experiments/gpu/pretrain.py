@@ -147,6 +147,7 @@ def _texts(most_mib: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
                 continue
             files = sorted(top.rglob("*.py")) if top.is_dir() else [top] if top.suffix == ".py" else []
             packages.setdefault(top.stem, []).extend(files)
+    packages = {name: [file for file in files if file.is_file()] for name, files in packages.items()}
     packages = {name: files for name, files in packages.items() if files}
     # By hash, so that a bound on the size samples whole packages instead of the alphabet's beginning.
     names = iter(sorted(packages, key=lambda name: hashlib.blake2b(name.encode()).digest()))

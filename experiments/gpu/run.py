@@ -14,6 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+# One GPU, whatever there is: with more, Trainer would use them all. Before torch, which reads it once.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
 import torch
 from bench import PAPER, TOY, Bench, Report, timed
 from numerics import check

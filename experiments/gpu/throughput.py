@@ -134,7 +134,8 @@ def fsdp(bench: Bench) -> None:
     os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
     backend = "nccl" if bench.gpu else "gloo"
     with bench.report.attempt("fsdp"):
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
         mesh = init_device_mesh(bench.device.type, (1,))
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bench.gpu else None
         options: dict[str, Any] = {"mesh": mesh, **({"mp_policy": policy} if policy else {})}

@@ -306,7 +306,9 @@ class Flex(Attention):
         from torch.nn.attention.flex_attention import flex_attention
 
         mask, biased = plan
-        run: Any = flex_attention if self.allow_eager else _compiled_flex()
+        # Within a compiled layer it is compiled along with the rest.
+        eager = self.allow_eager or torch.compiler.is_compiling()
+        run: Any = flex_attention if eager else _compiled_flex()
         grouped = q_BHTD.shape[1] != k_BGTD.shape[1]
         out = run(q_BHTD, k_BGTD, v_BGTD, score_mod=biased, block_mask=mask, enable_gqa=grouped)
         assert isinstance(out, Tensor)
