@@ -136,10 +136,12 @@ class CorporaConfig:
 
     Attributes:
         kind: ``python_env`` is the text of the Python environment at hand; ``files`` is jsonl(.gz, .zst) or parquet
-            below ``path``; ``hf`` streams from the Hugging Face hub; ``megatron`` reads tokenised ``.bin``/``.idx``.
-        path: a folder, for ``files`` and ``megatron``.
-        sources: by corpus name; with ``kind=files`` none means that each subfolder of ``path`` is a corpus.
-        text_field, group_field: a record's text, and what the held-out split keeps together (null: the document).
+            at ``path``; ``hf`` streams from the Hugging Face hub; ``megatron`` reads tokenised ``.bin``/``.idx``.
+        path: a folder, for ``files`` and ``megatron``; for ``files`` also one file.
+        sources: by corpus name; with ``kind=files`` none means that each subfolder of ``path`` is a corpus, and
+            without subfolders that ``path`` itself is one.
+        text_field: a record's text; null takes the first of text, content, resps that it has.
+        group_field: what the held-out split keeps together; null is the document.
         max_document_chars: longer documents are left out, and counted; null keeps all.
         heldout_frac: share of the groups that is held out (0..1), chosen by a hash of the group's name.
         seed: of the choice of packages and of the held-out groups.
@@ -148,7 +150,7 @@ class CorporaConfig:
     kind: str = choice("python_env", "files", "hf", "megatron")
     path: str | None = None
     sources: dict[str, SourceConfig] = field(default_factory=dict, metadata={"may_be_empty": True})
-    text_field: str = "text"
+    text_field: str | None = "text"
     group_field: str | None = None
     max_document_chars: int | None = None
     heldout_frac: float = 0.02
@@ -226,7 +228,106 @@ class TrainConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
-SCHEMAS: dict[str, type] = {"predict": PredictConfig, "train": TrainConfig}
+@dataclass
+class LabelledConfig:
+    """Documents with a label each.
+
+    Attributes:
+        path: a csv, jsonl(.gz, .zst), parquet or arrow file, a folder of them, or a run of ``tag.py``.
+        text_field, label_field, id_field: names of its columns; without ids documents are matched by their text.
+        label: the one label of all its documents, in place of ``label_field``.
+        max_documents: at most so many, a seeded sample; null is all.
+    """
+
+    path: str = MISSING
+    text_field: str = "text"
+    label_field: str | None = "prediction"
+    id_field: str | None = None
+    label: str | None = None
+    max_documents: int | None = None
+
+
+@dataclass
+class DistilConfig:
+    """``mode=distil``: fit the local domain classifier.
+
+    Attributes:
+        labelled: by name the documents it is fitted and scored on, with labels by a judge.
+        source_labelled: by name further documents, labelled by where they come from; never scored on.
+        heldout: by name labelled documents on which the fitted classifier is scored and never fitted.
+        classes: the labels that are scored; others are left out.
+        folds: of the cross-validation.
+        seed: of folds and samples.
+        name: the classifier is written under this name, and ``tagger.domain.classifier`` finds it by it.
+    """
+
+    labelled: dict[str, LabelledConfig] = field(default_factory=dict, metadata={"may_be_empty": True})
+    source_labelled: dict[str, LabelledConfig] = field(default_factory=dict, metadata={"may_be_empty": True})
+    heldout: dict[str, LabelledConfig] = field(default_factory=dict, metadata={"may_be_empty": True})
+    classes: list[str] = field(default_factory=lambda: ["web", "reference", "books", "academic"])
+    folds: int = 5
+    seed: int = 0
+    name: str = "default"
+
+
+@dataclass
+class AgreeConfig:
+    """``mode=agree``: how far labels of the same documents agree.
+
+    Attributes:
+        labels: by name, at least two.
+    """
+
+    labels: dict[str, LabelledConfig] = field(default_factory=dict, metadata={"may_be_empty": True})
+
+
+@dataclass
+class AggregateConfig:
+    """``mode=aggregate``: document rows to features.
+
+    Attributes:
+        runs: folders of finished runs of ``tag.py``; each of their corpora becomes a row.
+        ids: a row's name by ``RUN/CORPUS`` (the run folder's name) or by corpus; others keep the corpus' own.
+    """
+
+    runs: list[str] = field(default_factory=list)
+    ids: dict[str, str] = field(default_factory=dict, metadata={"may_be_empty": True})
+
+
+@dataclass
+class TagConfig:
+    """``tag.py``.
+
+    Attributes:
+        mode: ``tag`` tags corpora; ``generate`` lets a model write and tags that; ``aggregate`` turns document rows of
+            finished runs into features; ``distil`` fits the local domain classifier; ``agree`` compares labels.
+        corpora: what is tagged; ``corpora.text_field=null`` takes the first of text, content, resps that a record has.
+        tokenizer, generator: one component each.
+        tagger, filter: named parts; every document goes through all of them once.
+        sample: a seeded reservoir sample of so many documents per corpus; null is all of them.
+        repair: ftfy and NFKC before anything else, and NUL dropped.
+        seed: of samples and generations.
+        workers: processes; null is one per core.
+    """
+
+    mode: str = choice("tag", "generate", "aggregate", "distil", "agree", default="tag")
+    corpora: CorporaConfig = field(default_factory=CorporaConfig)
+    tokenizer: Any = MISSING
+    tagger: dict[str, Any] = field(default_factory=dict)
+    filter: dict[str, Any] = field(default_factory=dict, metadata={"may_be_empty": True})
+    generator: Any = MISSING
+    sample: int | None = None
+    repair: bool = False
+    seed: int = 0
+    workers: int | None = None
+    aggregate: AggregateConfig = field(default_factory=AggregateConfig)
+    distil: DistilConfig = field(default_factory=DistilConfig)
+    agree: AgreeConfig = field(default_factory=AgreeConfig)
+    logger: Any = MISSING
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+SCHEMAS: dict[str, type] = {"predict": PredictConfig, "tag": TagConfig, "train": TrainConfig}
 
 
 def register() -> None:

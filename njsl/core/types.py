@@ -51,8 +51,10 @@ class Document:
         text: not empty.
         id: stable and unique within its corpus: the record's own, else file and line.
         group: what a held-out split must keep together, e.g. the package a file comes from; the id where nothing is.
+        lang: the language its record names, natural or of programming; None where it names none.
     """
 
     text: str
     id: str
     group: str
+    lang: str | None = None

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from njsl.core.config import CorporaConfig
 from njsl.core.types import ConfigError, DataError
 from njsl.corpora import hub, python_env
-from njsl.corpora.readers import find
+from njsl.corpora.readers import SUFFIXES, TEXT_FIELDS, find
 
 
 def text_files(
@@ -51,20 +51,21 @@ def text_files(
 
 
 def corpus_names(cfg: CorporaConfig) -> list[str]:
-    """The names of the corpora at hand, sorted: the sources', else those of the subfolders of ``path``.
+    """The names of the corpora at hand, sorted: the sources', else those of the subfolders of ``path``, else its own.
 
     Raises:
         ConfigError: there are no sources and no path to look in.
-        DataError: the path is missing, or has no subfolders.
+        DataError: the path is missing.
     """
     if cfg.sources:
         return sorted(str(name) for name in cfg.sources)
     if cfg.kind != "files":
         raise ConfigError(f"corpora.sources: kind={cfg.kind} needs at least one, e.g. sources={{nl: {{...}}}}.")
-    names = sorted(entry.name for entry in _folder(cfg).iterdir() if entry.is_dir() and entry.name[0] != ".")
-    if not names:
-        raise DataError(f"corpora.path: {cfg.path} has no subfolders; expected one per corpus, or corpora.sources.")
-    return names
+    path = _path(cfg)
+    if path.is_file():
+        return [path.name.partition(".")[0] or path.name]
+    names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    return names or [path.resolve().name]
 
 
 def file_sha256(path: Path) -> str:
@@ -83,7 +84,7 @@ def file_sha256(path: Path) -> str:
 def _python_env(
     cfg: CorporaConfig, names: Sequence[str], cache: Path, progress: Progress | None
 ) -> dict[str, list[Path]]:
-    if cfg.text_field != "text" or cfg.group_field != "group":
+    if cfg.text_field not in (None, "text") or cfg.group_field != "group":
         raise ConfigError(
             f"corpora: kind=python_env is split by package, with text_field=text and group_field=group; "
             f"got {cfg.text_field} and {cfg.group_field}."
@@ -101,7 +102,12 @@ def _python_env(
 
 def _files(cfg: CorporaConfig, name: str) -> list[Path]:
     if not cfg.sources:
-        return find(_folder(cfg) / name, ["**"])
+        path = _path(cfg)
+        if path.is_file():
+            if not path.name.endswith(SUFFIXES):
+                raise DataError(f"corpora.path: {cfg.path} ends in none of {', '.join(SUFFIXES)}.")
+            return [path]
+        return find(path / name if (path / name).is_dir() else path, ["**"])
     patterns = cfg.sources[name].files
     if not patterns:
         raise ConfigError(f'corpora.sources.{name}.files: none; expected globs below corpora.path, e.g. ["{name}/**"].')
@@ -110,16 +116,24 @@ def _files(cfg: CorporaConfig, name: str) -> list[Path]:
 
 def _stream(cfg: CorporaConfig, name: str, cache: Path, progress: Progress | None) -> list[Path]:
     source = cfg.sources[name]
-    fields = [source.text_field, cfg.text_field, cfg.group_field]
+    text_field = cfg.text_field or TEXT_FIELDS[0]
+    fields = [source.text_field, text_field, cfg.group_field]
     asked = [source.dataset, source.subset, source.split, source.max_mib, *fields]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-    return hub.stream(cache / "hf" / key, source, cfg.text_field, progress, group_field=cfg.group_field)
+    return hub.stream(cache / "hf" / key, source, text_field, progress, group_field=cfg.group_field)
 
 
 def _folder(cfg: CorporaConfig) -> Path:
-    if not cfg.path:
-        raise ConfigError("corpora.path: missing; kind=files needs a folder.")
-    folder = Path(cfg.path).expanduser()
+    folder = _path(cfg)
     if not folder.is_dir():
-        raise DataError(f"corpora.path: {cfg.path} is no folder; expected one with text below.")
+        raise DataError(f"corpora.path: {cfg.path} is a file; corpora.sources look below a folder.")
     return folder
+
+
+def _path(cfg: CorporaConfig) -> Path:
+    if not cfg.path:
+        raise ConfigError("corpora.path: missing; kind=files needs a folder or a file.")
+    path = Path(cfg.path).expanduser()
+    if not path.exists():
+        raise DataError(f"corpora.path: {cfg.path} is neither folder nor file; expected one with text.")
+    return path

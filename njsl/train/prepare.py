@@ -19,13 +19,13 @@ import numpy as np
 from njsl.core.config import CorporaConfig, SourceConfig, TrainConfig
 from njsl.core.run import write_atomic
 from njsl.core.types import ConfigError, DataError, Document
+from njsl.core.workers import Workers
 from njsl.corpora import readers
+from njsl.corpora.tokenizer import Tokenizer
 from njsl.train import corpus as shards_
 from njsl.train.corpus import MANIFEST, MegatronCorpus
 from njsl.train.mix import check_mix
 from njsl.train.split import HELDOUT, HELDOUT_TEXT, TRAIN, Fields, Split, content_key, label
-from njsl.train.tokenizer import Tokenizer
-from njsl.train.workers import Workers
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -24,6 +24,7 @@ from njsl.core.config import TrainConfig
 from njsl.core.logger import NullLogger
 from njsl.core.run import Run
 from njsl.core.types import ConfigError
+from njsl.corpora.tokenizer import Tokenizer
 from njsl.models.llama import Llama
 from njsl.train import checkpoint, report
 from njsl.train.callbacks import Context
@@ -39,7 +40,6 @@ from njsl.train.prepare import Prepared, find_prepared, prepare
 from njsl.train.processes import Processes
 from njsl.train.schedule import Schedule
 from njsl.train.strategy import Single
-from njsl.train.tokenizer import Tokenizer
 from njsl.train.trainer import Hardware
 
 # What a run computes on, and what it looks at, may change when it is resumed; what it learns from may not.

@@ -18,8 +18,8 @@ import numpy as np
 
 from njsl.core.config import CorporaConfig
 from njsl.core.types import DataError, Document
+from njsl.core.workers import Workers
 from njsl.corpora import readers
-from njsl.train.workers import Workers
 
 HELDOUT_TEXT = "heldout.jsonl.gz"
 DROPPED, TRAIN, HELDOUT = 0, 1, 2
@@ -40,7 +40,7 @@ class Fields:
         seed: of their choice.
     """
 
-    text: str
+    text: str | None
     group: str | None
     max_chars: int | None
     heldout_frac: float

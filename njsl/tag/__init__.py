@@ -1,0 +1,1 @@
+"""Measure corpora and model generations: every chosen tagger in one pass."""

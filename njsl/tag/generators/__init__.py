@@ -1,0 +1,1 @@
+"""Generators, one per file: see njsl.tag.base."""

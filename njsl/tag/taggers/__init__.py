@@ -1,0 +1,1 @@
+"""Taggers, one per file: see njsl.tag.base."""

@@ -1,0 +1,183 @@
+"""Near-duplicates: planted ones are found as often as probability says, others are not."""
+
+from __future__ import annotations
+
+import math
+import random
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.progress import Progress
+
+from njsl.core.types import ConfigError, DataError, Document
+from njsl.tag.base import Batch
+from njsl.tag.filters.near_duplicates import NearDuplicates, bands_and_rows
+
+
+class NoTokens:
+    name, sha256, vocab_size = "none", "", 1
+
+    def encode(self, texts: object) -> list[np.ndarray]:
+        raise AssertionError("filters count no tokens")
+
+
+def text(seed: int, words: int = 300) -> str:
+    return " ".join(random.Random(seed).choices([f"w{i}" for i in range(10_000)], k=words))
+
+
+def reasons(folder: Path, filter_: NearDuplicates, corpora: Mapping[str, Sequence[str]]) -> dict[str, list[str | None]]:
+    folder.mkdir(exist_ok=True)
+    documents = {name: [Document(t, f"{name}{i}", "g") for i, t in enumerate(texts)] for name, texts in corpora.items()}
+    with Progress(disable=True) as progress:
+        filter_.prepare({name: lambda some=some: iter(some) for name, some in documents.items()}, folder, progress)
+    assert [path.name for path in folder.iterdir()] == ["left_out.arrow"]
+    filter_.load(folder)
+    return {name: filter_.reasons(Batch(some, NoTokens()), name) if some else [] for name, some in documents.items()}
+
+
+def test_by_hand(tmp_path: Path) -> None:
+    first = text(0)
+    found = reasons(
+        tmp_path,
+        NearDuplicates(),
+        {"a": [text(1), first, text(2), first, first.upper().replace(" ", ",\n")], "b": [first + " end", "", text(3), ""]},
+    )
+    assert found == {
+        "a": [None, None, None, "near-duplicate of a1", "near-duplicate of a1"],
+        "b": ["near-duplicate of a1 of a", None, None, "near-duplicate of b1"],
+    }
+
+
+def test_within_corpora_only(tmp_path: Path) -> None:
+    found = reasons(tmp_path, NearDuplicates(across=False), {"a": [text(0)], "b": [text(0), text(0)]})
+    assert found == {"a": [None], "b": [None, "near-duplicate of b0"]}
+
+
+def test_short_documents(tmp_path: Path) -> None:
+    texts = ["one two", "one two!", "two one", "...", "...", "!!!", "one two three four", "\0", "one", "\0"]
+    found = reasons(tmp_path, NearDuplicates(), {"a": texts})["a"]
+    assert [index for index, reason in enumerate(found) if reason] == [1, 4, 9]
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    assert reasons(tmp_path, NearDuplicates(), {"a": []}) == {"a": []}
+    assert reasons(tmp_path / "b", NearDuplicates(), {"a": [text(0)], "b": []}) == {"a": [None], "b": []}
+
+
+def test_chains_are_one_cluster(tmp_path: Path) -> None:
+    # Each shares 90 % of its words in a row with the one before: J = .82 for neighbours, .5 and less for others.
+    words = text(0, 5000).split()
+    chain = [" ".join(words[start : start + 1000]) for start in range(0, 3000, 60)]
+    order = list(range(len(chain)))
+    random.Random(0).shuffle(order)
+    found = reasons(tmp_path, NearDuplicates(), {"a": [chain[index] for index in order]})["a"]
+    assert found == [None] + ["near-duplicate of a0"] * (len(chain) - 1)
+
+
+def pair(seed: int, shared: int, own: int) -> tuple[str, str]:
+    """Two texts with ``shared`` 5-word runs in common and ``own`` each that the other has not."""
+    words = text(seed, shared + 4).split()
+    return tuple(" ".join(words + [f"{seed}x{side}x{i}" for i in range(own)]) for side in range(2))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("shared", "own"), [(190, 10), (180, 20), (170, 30), (100, 100)])
+def test_recall_is_what_bands_promise(tmp_path: Path, shared: int, own: int) -> None:
+    filter_ = NearDuplicates(threshold=0.7, recall=0.9)
+    jaccard = shared / (shared + 2 * own)
+    # Found if k of 128 numbers agree with k >= .7 * 128, and some band wholly agrees: as if the two were independent
+    # it is at least their product (both grow with k).
+    enough = sum(
+        math.comb(128, k) * jaccard**k * (1 - jaccard) ** (128 - k) for k in range(math.ceil(0.7 * 128), 129)
+    )
+    candidate = 1 - (1 - jaccard**filter_.rows) ** filter_.bands
+    pairs = [pair(seed, shared, own) for seed in range(400)]
+    found = reasons(tmp_path, filter_, {"a": [t for both in pairs for t in both]})["a"]
+    assert found[::2] == [None] * 400
+    rate = sum(reason == f"near-duplicate of a{2 * i}" for i, reason in enumerate(found[1::2])) / 400
+    spread = 3 * math.sqrt(max(enough * (1 - enough), 0.01) / 400)
+    print(f"J {jaccard:.3f}: candidates {candidate:.3f}, similar enough {enough:.3f}, found {rate:.3f}")
+    assert enough * candidate - spread <= rate <= min(enough, candidate) + spread
+
+
+def test_strangers_stay(tmp_path: Path) -> None:
+    texts = [text(seed, 100) for seed in range(1000)]
+    assert reasons(tmp_path, NearDuplicates(threshold=0.5), {"a": texts})["a"] == [None] * 1000
+
+
+def test_bands_and_rows() -> None:
+    # 1 - (1 - .8**7)**18 = .9855, 1 - (1 - .8**8)**16 = .947.
+    assert bands_and_rows(0.8, 128, 0.95) == (18, 7)
+    assert bands_and_rows(0.8, 128, 0.94) == (16, 8)
+    assert bands_and_rows(1.0, 128, 0.95) == (1, 128)
+
+
+def test_little_memory_gives_the_same(tmp_path: Path) -> None:
+    texts = [t for seed in range(60) for t in pair(seed, 190, 5)]
+    expected = reasons(tmp_path / "a", NearDuplicates(), {"a": texts})
+    little = NearDuplicates()
+    little.memory_mib = 0.001  # type: ignore[assignment]  # sorts 32 at once
+    assert reasons(tmp_path / "b", little, {"a": texts}) == expected
+    assert (tmp_path / "a/left_out.arrow").read_bytes() == (tmp_path / "b/left_out.arrow").read_bytes()
+
+
+def test_every_process_finds_the_same(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; sys.path[:0] = [%r]; from tests.tag.test_near_duplicates import *;"
+        "reasons(Path(sys.argv[1]), NearDuplicates(), {'a': [t for seed in range(40) for t in pair(seed, 180, 15)]})"
+    ) % str(Path(__file__).parents[2])
+    for seed in ("1", "2"):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / seed)], check=True, env={"PYTHONHASHSEED": seed})
+    assert (tmp_path / "1/left_out.arrow").read_bytes() == (tmp_path / "2/left_out.arrow").read_bytes()
+
+
+def test_resume(tmp_path: Path) -> None:
+    filter_, texts = NearDuplicates(), [text(0), text(0)]
+    (tmp_path / "signatures.u32").write_bytes(b"left by a kill")
+    expected = reasons(tmp_path, filter_, {"a": texts})
+
+    def unread() -> Iterator[Document]:
+        raise AssertionError("read again")
+
+    with Progress(disable=True) as progress:
+        NearDuplicates().prepare({"a": unread}, tmp_path, progress)
+    assert reasons(tmp_path, NearDuplicates(), {"a": texts}) == expected
+
+
+def test_ids_must_be_unique(tmp_path: Path) -> None:
+    same = [Document(text(0), "x", "g"), Document(text(0), "x", "g")]
+    with Progress(disable=True) as progress, pytest.raises(DataError, match="a: several documents have the id 'x'"):
+        NearDuplicates().prepare({"a": lambda: iter(same)}, tmp_path, progress)
+
+
+def test_memory(tmp_path: Path) -> None:
+    # 40,000 documents, half of them duplicates: signatures alone are 20 MB, texts 50 MB.
+    def documents() -> Iterator[Document]:
+        for i in range(40_000):
+            yield Document(text(i // 2, 200), str(i), "g")
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with Progress(disable=True) as progress:
+        NearDuplicates(memory_mib=1).prepare({"a": documents}, tmp_path, progress)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 120
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"threshold": 0.0}, "threshold: expected a similarity above 0, up to 1, got 0"),
+        ({"recall": 1.0}, "recall: expected a probability above 0 and below 1, got 1"),
+        ({"words": 0}, "words: expected at least 1, got 0"),
+        ({"permutations": 1}, "permutations: expected at least 2, got 1"),
+        ({"seed": 2**32}, "seed: expected a seed below 2**32, got 4294967296"),
+        ({"threshold": 0.01}, "recall: 128 permutations find a pair of similarity 0.01 with a probability of at most 0.72"),
+    ],
+)
+def test_bad_parameters(parameters: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        NearDuplicates(**parameters)
+    assert f"filter.near_duplicates.{message}" in str(error.value)
