@@ -63,6 +63,13 @@ def compose_verb(tmp_path: Path) -> Iterator[Compose]:
     HydraConfig.instance().cfg = None
 
 
+def fill(cfg: DictConfig) -> None:
+    """Give what a user must give; fields named in the plural are lists."""
+    for path in OmegaConf.missing_keys(cfg):
+        given = "given by the user"
+        OmegaConf.update(cfg, path, [given] if path.endswith("s") else given)
+
+
 def test_every_verb_has_a_schema_and_a_yaml() -> None:
     assert sorted(config.SCHEMAS) == VERBS
 
@@ -84,8 +91,7 @@ def test_option(group: str, option: str, compose_verb: Compose) -> None:
     assert users(group, option)
     for verb in users(group, option):
         cfg = compose_verb(verb, f"{group}={option}")
-        for path in OmegaConf.missing_keys(cfg):
-            OmegaConf.update(cfg, path, "given by the user")
+        fill(cfg)
         check(cfg, config.SCHEMAS[verb])
         if isinstance(groups(verb)[group], list):
             # One named part per file, so that parts can be chosen together and overridden by name.
@@ -103,6 +109,7 @@ def test_several_parts_together(verb: str, compose_verb: Compose) -> None:
     several = {group: choice for group, choice in groups(verb).items() if isinstance(choice, list)}
     names = {group: [option for other, option in options() if other == group] for group in several}
     cfg = compose_verb(verb, *(f"{group}=[{','.join(names[group])}]" for group in several))
+    fill(cfg)
     check(cfg, config.SCHEMAS[verb])
     for group, wanted in names.items():
         assert list(cfg[group]) == wanted

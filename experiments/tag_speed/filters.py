@@ -1,4 +1,4 @@
-"""Documents per CPU-second of each filter, and of n-gram entropy's two steps: `python experiments/tag_speed/filters.py`.
+"""Documents per CPU-second of each filter and of n-gram entropy: `python experiments/tag_speed/filters.py`.
 
 Documents: docstrings of the installed packages, joined and cut to 1,500 characters.
 """

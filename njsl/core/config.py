@@ -256,7 +256,9 @@ class DistilConfig:
         source_labelled: by name further documents, labelled by where they come from; never scored on.
         heldout: by name labelled documents on which the fitted classifier is scored and never fitted.
         classes: the labels that are scored; others are left out.
+        source_weight: of a document labelled by its source, against 1 for one labelled by a judge, > 0.
         folds: of the cross-validation.
+        repeats: of the cross-validation, each with other folds; intervals and confusion matrix are the first one's.
         seed: of folds and samples.
         name: the classifier is written under this name, and ``tagger.domain.classifier`` finds it by it.
     """
@@ -265,7 +267,9 @@ class DistilConfig:
     source_labelled: dict[str, LabelledConfig] = field(default_factory=dict, metadata={"may_be_empty": True})
     heldout: dict[str, LabelledConfig] = field(default_factory=dict, metadata={"may_be_empty": True})
     classes: list[str] = field(default_factory=lambda: ["web", "reference", "books", "academic"])
+    source_weight: float = 0.1
     folds: int = 5
+    repeats: int = 5
     seed: int = 0
     name: str = "default"
 

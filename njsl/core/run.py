@@ -99,8 +99,8 @@ class Run:
         """Make the folder this run's own, or resume it; then start the logger.
 
         Args:
-            free: what may differ when the run is resumed: root fields of the config that do not change what is
-                computed, and ``code`` and ``versions``, whose changes are recorded then.
+            free: what may differ when the run is resumed: fields of the config, by their dotted path, that do not
+                change what is computed, and ``code`` and ``versions``, whose changes are recorded then.
             step: the step the run goes on from; what the logger has of later ones is dropped. None starts anew.
             reopen: go on in a folder that holds a finished run, too.
             inputs: what names the inputs' content, e.g. ``database=<sha256>``.
@@ -110,7 +110,7 @@ class Run:
         """
         config = public_config(self.cfg)
         identity = {
-            "config": {key: value for key, value in config.items() if key not in {*_NOT_IDENTITY, *free}},
+            "config": _without(config, {*_NOT_IDENTITY, *free}),
             "inputs": dict(sorted(inputs.items())),
             "code": code_sha256(),
             "versions": {"python": platform.python_version(), **_versions(_NUMERIC)},
@@ -194,6 +194,20 @@ class Run:
 
     def _write(self) -> None:
         write_atomic(self.output / RECORD, json.dumps(self._record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _without(config: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
+    """The config without some fields, given by their dotted paths."""
+    inner: dict[str, list[str]] = {}
+    for path in paths:
+        head, _, rest = path.partition(".")
+        inner.setdefault(head, []).append(rest)
+    left = {}
+    for key, value in config.items():
+        taken = inner.get(key, [])
+        if "" not in taken:
+            left[key] = _without(value, taken) if taken and isinstance(value, Mapping) else value
+    return left
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

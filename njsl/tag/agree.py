@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -172,12 +173,12 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def _shown(frame: pd.DataFrame) -> Table:
-    table = Table(title="agreement, with 95 % bootstrap intervals over documents")
+    table = Table(title="agreement, with 95 % bootstrap intervals over documents", box=box.SIMPLE)
     for name in ("first", "second"):
         table.add_column(name)
     for name in ("n", *MEASURES):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in frame.to_dict("records"):
-        figures = [f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]" for name in MEASURES]
-        table.add_row(row["first"], row["second"], f"{row['n']:,}", *(figure.replace("[", r"\[") for figure in figures))
+        figures = [f"{row[name]:.3f}\n{row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f}" for name in MEASURES]
+        table.add_row(row["first"], row["second"], f"{row['n']:,}", *figures)
     return table

@@ -124,10 +124,12 @@ class Tagger:
     Attributes:
         columns: name in the Parquet file to what it holds; unique over all taggers.
         main_process: it waits for a server: it is run in the main process, a whole shard in one batch.
+        operational: parameters that say how it works and not what it computes; they may differ when a run is resumed.
     """
 
     columns: ClassVar[dict[str, Column]]
     main_process: ClassVar[bool] = False
+    operational: ClassVar[tuple[str, ...]] = ()
 
     def inputs(self) -> Sequence[Path]:
         """Files and folders whose content decides the values; they belong to the run's identity."""

@@ -76,9 +76,9 @@ _PATTERNS = {
 _CAPITAL = re.compile(r"[A-Z][A-Za-z]*")
 _COMPILED = [re.compile(pattern) for pattern in _PATTERNS.values()]
 _GROUP_OF: dict[str, list[int]] = {}
-for _number, _words in enumerate(_GROUPS.values()):
-    for _word in _words.split():
-        _GROUP_OF.setdefault(_word, []).append(_number)
+for _number, _members in enumerate(_GROUPS.values()):
+    for _member in _members.split():
+        _GROUP_OF.setdefault(_member, []).append(_number)
 _WORD_KINDS = (
     *(f"words_{name}" for name in _GROUPS),
     *(f"ending_{ending}" for ending in _ENDINGS),
@@ -214,4 +214,4 @@ def _style(text: str, length: int, words: Counter[str], kinds: Sequence[tuple[in
         sum(map(text.count, "0123456789")) * per_chars + 0.3,
         (len(text.encode("utf-8", "surrogatepass")) - len(text)) * per_chars + 0.3,
     ]
-    return np.log(rates).tolist()  # type: ignore[no-any-return]
+    return np.log(rates).tolist()

@@ -1,4 +1,4 @@
-"""The local domain classifier: a linear model on words, word vectors and style, calibrated, with its own thresholds."""
+"""The local domain classifier: a linear model on words and style, calibrated, with its own thresholds."""
 
 from __future__ import annotations
 
@@ -17,27 +17,15 @@ from njsl.core.run import write_atomic
 from njsl.core.types import ConfigError, DataError
 from njsl.tag.domain_features import VERSION, Features, features
 
-ARRAYS, FACTS, FOLDER = "classifier.npz", "classifier.json", "domain_classifier"
+ARRAYS, FACTS = "classifier.npz", "classifier.json"
+CLASSES = ("academic", "books", "code", "reference", "web")  # what a classifier may tell apart
 MAX_CHARS = 8000
 _INVERSE_PENALTY = 3.0  # scikit-learn's C; 1 to 10 score the same within the noise, experiments/domain_classifier
 _MIN_DOCUMENTS = 2  # a word that fewer training documents have is left out
 _CLIP = 3.0  # standard deviations
-_INNER_FOLDS = 5
+INNER_FOLDS = 5
 _OFFSETS = np.linspace(-3, 3, 25)  # nats
 _BATCH = 256
-
-
-@dataclass(frozen=True)
-class WordVectors:
-    """A vector per word.
-
-    Attributes:
-        hashes: of the words, ``domain_features.word_hash``, sorted.
-        vectors: [words, dimensions].
-    """
-
-    hashes: np.ndarray
-    vectors: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -47,10 +35,9 @@ class DomainModel:
     Attributes:
         classes: in the order of all arrays.
         max_chars: of a document so many characters are read.
-        arrays: ``words`` and ``idf`` [words]; ``mean`` and ``spread`` [style and vector columns]; ``weights``
-            [words + those columns, classes]; ``bias`` [classes]; ``scale`` and ``shift`` [classes], which make
-            probabilities of the scores; ``offset`` [classes], which is added to their logarithms for the decision;
-            ``vector_words`` and ``vectors``.
+        arrays: ``words`` and ``idf`` [words]; ``mean`` and ``spread`` [style]; ``weights``
+            [words + style, classes]; ``bias`` [classes]; ``scale`` and ``shift`` [classes], which make
+            probabilities of the scores; ``offset`` [classes], which is added to their logarithms for the decision.
     """
 
     classes: tuple[str, ...]
@@ -93,6 +80,17 @@ class DomainModel:
         write_atomic(folder / FACTS, json.dumps(own | facts, indent=1, ensure_ascii=False) + "\n")
 
 
+def folder_of(cache: str | None, name: str) -> Path:
+    """Where the classifier of this name lies; null is the user's cache folder."""
+    if cache is None:
+        import platformdirs
+
+        root = platformdirs.user_cache_path("njsl")
+    else:
+        root = Path(cache).expanduser().resolve()
+    return root / "domain_classifier" / name
+
+
 def load(folder: Path, where: str, remedy: str) -> tuple[DomainModel, dict[str, Any]]:
     """A saved classifier and its facts.
 
@@ -126,7 +124,6 @@ def fit(
     labels: np.ndarray,
     classes: Sequence[str],
     *,
-    vectors: WordVectors | None,
     seed: int,
     further: tuple[Features, np.ndarray] | None = None,
     further_weight: float = 0.1,
@@ -136,9 +133,8 @@ def fit(
 
     Args:
         found: of the judged documents.
-        labels: [documents] numbers of their classes; each class has at least ``_INNER_FOLDS`` documents.
+        labels: [documents] numbers of their classes; each class has at least ``INNER_FOLDS`` documents.
         classes: their names.
-        vectors: of words; None does without.
         seed: of the inner folds.
         further: documents labelled by their source; neither calibration nor thresholds look at them.
         further_weight: of each of those, against 1 for a judged document.
@@ -147,10 +143,10 @@ def fit(
     from sklearn.model_selection import StratifiedKFold
 
     inner = np.empty((len(labels), len(classes)))
-    for train, test in StratifiedKFold(_INNER_FOLDS, shuffle=True, random_state=seed).split(labels, labels):
-        linear = _fit_linear(found[train], labels[train], len(classes), vectors, further, further_weight)
+    for train, test in StratifiedKFold(INNER_FOLDS, shuffle=True, random_state=seed).split(labels, labels):
+        linear = _fit_linear(found[train], labels[train], len(classes), further, further_weight)
         inner[test] = DomainModel(tuple(classes), max_chars, linear).scores(found[test])
-    arrays = _fit_linear(found, labels, len(classes), vectors, further, further_weight)
+    arrays = _fit_linear(found, labels, len(classes), further, further_weight)
     arrays |= _calibration(inner, labels)
     log_p = _log_softmax(inner * arrays["scale"] + arrays["shift"])
     return DomainModel(tuple(classes), max_chars, arrays | {"offset": _offsets(log_p, labels)})
@@ -169,7 +165,6 @@ def _fit_linear(
     found: Features,
     labels: np.ndarray,
     n_classes: int,
-    vectors: WordVectors | None,
     further: tuple[Features, np.ndarray] | None,
     further_weight: float,
 ) -> dict[str, np.ndarray]:
@@ -179,10 +174,7 @@ def _fit_linear(
     words, in_documents = np.unique(found.hashes, return_counts=True)
     kept = in_documents >= _MIN_DOCUMENTS
     arrays = {"words": words[kept], "idf": np.log((1 + len(found)) / (1 + in_documents[kept])) + 1}
-    if vectors is not None:
-        arrays |= {"vector_words": vectors.hashes, "vectors": vectors.vectors}
-    dense = _dense(found, arrays)
-    arrays |= {"mean": dense.mean(axis=0), "spread": np.maximum(dense.std(axis=0), 1e-6)}
+    arrays |= {"mean": found.style.mean(axis=0), "spread": np.maximum(found.style.std(axis=0), 1e-6)}
     inputs, weight = _inputs(found, arrays), np.ones(len(labels))
     if further is not None:
         inputs = sparse.vstack([inputs, _inputs(further[0], arrays)]).tocsr()
@@ -198,31 +190,15 @@ def _fit_linear(
 
 
 def _inputs(found: Features, arrays: dict[str, np.ndarray]) -> Any:
-    """The linear model's input [documents, words + dense columns], a CSR matrix: two or three parts of like norm."""
+    """The linear model's input [documents, words + style], a CSR matrix: two parts of like norm."""
     from scipy import sparse
 
     words = found.columns(arrays["words"])
     words.data = (1 + np.log(words.data)) * arrays["idf"][words.indices]
     squares = np.add.reduceat(np.append(words.data**2, 0.0), words.indptr[:-1]) * (np.diff(words.indptr) > 0)
     words.data /= np.repeat(np.sqrt(np.maximum(squares, 1e-12)), np.diff(words.indptr))
-    dense = np.clip((_dense(found, arrays) - arrays["mean"]) / arrays["spread"], -_CLIP, _CLIP)
-    n_style = found.style.shape[1]
-    dense[:, :n_style] /= np.sqrt(n_style)
-    dense[:, n_style:] /= np.sqrt(max(dense.shape[1] - n_style, 1))
-    return sparse.hstack([words, sparse.csr_matrix(dense)]).tocsr()
-
-
-def _dense(found: Features, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Style, and mean and standard deviation of the vectors of a document's words."""
-    if "vectors" not in arrays:
-        return found.style.copy()
-    counts = found.columns(arrays["vector_words"])
-    vectors = arrays["vectors"].astype(np.float64)
-    total = np.maximum(np.add.reduceat(np.append(counts.data, 0.0), counts.indptr[:-1]), 1.0)[:, None]
-    total[np.diff(counts.indptr) == 0] = 1.0
-    mean = (counts @ vectors) / total
-    square = (counts @ vectors**2) / total
-    return np.hstack([found.style, mean, np.sqrt(np.maximum(square - mean**2, 0.0))])
+    style = np.clip((found.style - arrays["mean"]) / arrays["spread"], -_CLIP, _CLIP) / np.sqrt(found.style.shape[1])
+    return sparse.hstack([words, sparse.csr_matrix(style)]).tocsr()
 
 
 def _calibration(scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -264,11 +240,11 @@ def _offsets(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _log_softmax(values: np.ndarray) -> np.ndarray:
     values = values - values.max(axis=1, keepdims=True)
-    return values - np.log(np.exp(values).sum(axis=1, keepdims=True))  # type: ignore[no-any-return]
+    return values - np.log(np.exp(values).sum(axis=1, keepdims=True))
 
 
 def _softmax(values: np.ndarray) -> np.ndarray:
-    return np.exp(_log_softmax(values))  # type: ignore[no-any-return]
+    return np.exp(_log_softmax(values))
 
 
 def _npz(arrays: dict[str, np.ndarray]) -> bytes:

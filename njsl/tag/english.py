@@ -30,14 +30,23 @@ MAX_CHARS = 1_000_000  # spaCy refuses more
 # spaCy's tokenizer takes time that grows with the square of a run without a blank; see ``_readable``.
 _RUN_CHARS = 200
 _LONG_RUN = re.compile(rf"(\S{{{_RUN_CHARS}}})(?=\S)")
-_BE = frozenset("be am is are was were been being 'm 's 're ai m s re".split())
-_WH_ADVERBS = frozenset("how when where why".split())
+_BE = frozenset(("be", "am", "is", "are", "was", "were", "been", "being", "'m", "'s", "'re", "ai", "m", "s", "re"))
+_WH_ADVERBS = frozenset(("how", "when", "where", "why"))
 # Two words that are one function word: the first governs.
 _FIXED = frozenset(
-    tuple(pair.split())
-    for pair in (
-        "according to,as for,as of,as to,because of,due to,instead of,prior to,rather than,such as,up to".split(",")
-    )
+    {
+        ("according", "to"),
+        ("as", "for"),
+        ("as", "of"),
+        ("as", "to"),
+        ("because", "of"),
+        ("due", "to"),
+        ("instead", "of"),
+        ("prior", "to"),
+        ("rather", "than"),
+        ("such", "as"),
+        ("up", "to"),
+    }
 )
 
 
@@ -93,16 +102,19 @@ def parses(batch: Batch, max_chars: int) -> list[Parse]:
 
 
 def _parses(texts: Sequence[str], max_chars: int) -> Iterator[Parse]:
-    # One by one: in a larger batch the matrix products differ in their last digits, and so could a tie.
-    docs = pipeline().pipe([_readable(text[:max_chars]) for text in texts], batch_size=1)
-    for text, doc in zip(texts, docs, strict=True):
-        classes = [token.pos_ for token in doc if not token.is_space]
-        heads = [universal(sentence) for sentence in doc.sents]
-        yield Parse(classes, [found for found in heads if found], len(text) > max_chars)
+    nlp = pipeline()
+    # Else spaCy keeps every word it ever saw.
+    with nlp.memory_zone():
+        # One by one: in a larger batch the matrix products differ in their last digits, and so could a tie.
+        docs = nlp.pipe([_readable(text[:max_chars]) for text in texts], batch_size=1)
+        for text, doc in zip(texts, docs, strict=True):
+            classes = [token.pos_ for token in doc if not token.is_space]
+            heads = [universal(sentence) for sentence in doc.sents]
+            yield Parse(classes, [found for found in heads if found], len(text) > max_chars)
 
 
 def _readable(text: str) -> str:
-    """The text with a blank after every 200 characters without one, and within the tokenizer's means."""
+    """The text with a blank after every 200 characters without one, and no longer than spaCy takes."""
     return _LONG_RUN.sub(r"\1 ", text)[:MAX_CHARS]
 
 

@@ -63,27 +63,29 @@ class Keys:
         """Unsigned 64-bit integers per key."""
         return 1 - (-(self.n - self.last) // (64 // self.token_bits))
 
-    def pack(self, tokens: np.ndarray, lengths: np.ndarray, groups: np.ndarray) -> np.ndarray:
-        """Keys [words, occurrences] of all tokens with n tokens before them in their document.
+    def pack(self, tokens: np.ndarray, lengths: np.ndarray, groups: np.ndarray) -> Iterator[np.ndarray]:
+        """Keys [words, occurrences] of all tokens with n tokens before them in their document, some at a time.
 
         Args:
             tokens: of several documents, one after the other.
             lengths: tokens per document.
             groups: per document.
         """
-        owner = np.repeat(np.arange(len(lengths)), lengths)
-        starts = np.flatnonzero(owner[: -self.n] == owner[self.n :]) if len(tokens) > self.n else np.zeros(0, np.int64)
-        values = tokens.astype(np.uint64)
-        keys = np.zeros((self.words, len(starts)), np.uint64)
+        owner = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         per_word = 64 // self.token_bits
-        for offset in range(self.n + 1):
-            before = self.n - self.last - offset  # context tokens from here to the last word
-            word = keys[self.words - 1 - -(-max(before, 0) // per_word)]
-            word <<= np.uint64(self.token_bits)
-            word |= values[starts + offset]
-        keys[-1] <<= np.uint64(self.group_bits)
-        keys[-1] |= groups.astype(np.uint64)[owner[starts]]
-        return keys
+        for start in range(0, len(tokens) - self.n, _BLOCK_ROWS):
+            values = tokens[start : start + _BLOCK_ROWS + self.n].astype(np.uint64)
+            owners = owner[start : start + _BLOCK_ROWS + self.n]
+            rows = len(values) - self.n
+            keys = np.zeros((self.words, rows), np.uint64)
+            for offset in range(self.n + 1):
+                before = self.n - self.last - offset  # context tokens from here to the last word
+                word = keys[self.words - 1 - -(-max(before, 0) // per_word)]
+                word <<= np.uint64(self.token_bits)
+                word |= values[offset : offset + rows]
+            keys[-1] <<= np.uint64(self.group_bits)
+            keys[-1] |= groups.astype(np.uint64)[owners[:rows]]
+            yield keys[:, owners[:rows] == owners[self.n :]]
 
     def groups(self, keys: np.ndarray) -> np.ndarray:
         """The group of each key."""
@@ -229,8 +231,9 @@ class Sums:
         order = np.argsort(groups.astype(np.uint16), kind="stable")
         rows, pair = counts[order], pair_of[order]
         left = pairs[pair] - rows
-        starts = _starts(np.stack([groups[order], context_of[pair]]).astype(np.uint64))
-        group, context = groups[order][starts], context_of[pair[starts]]
+        group, context = groups[order], context_of[pair]
+        starts = _starts((group * len(contexts) + context)[np.newaxis])
+        group, context = group[starts], context[starts]
         lost_rows = np.add.reduceat(rows, starts)
         lost_inner = np.add.reduceat(plug_in[pair] - x_log_x(left), starts)
         lost_corrected = np.add.reduceat(corrected[pair] - x_g_x(left), starts)

@@ -49,9 +49,12 @@ def identity(cfg: DictConfig) -> str:
     """SHA-256 of all that the texts depend on, the model's files included.
 
     Raises:
-        ConfigError: the generator cannot be used.
+        NjslError: the generator cannot be used; said here, before a folder is claimed for it.
     """
-    return hashlib.sha256(_manifest(cfg, _built(cfg)).encode()).hexdigest()
+    generator = _built(cfg)
+    said = _manifest(cfg, generator)
+    generator.load()
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def generate(cfg: DictConfig, run: Run, progress: Progress) -> dict[str, list[Path]]:
@@ -110,7 +113,7 @@ def _built(cfg: DictConfig) -> Generator:
 
 
 def _manifest(cfg: DictConfig, generator: Generator) -> str:
-    said = {"model": model_name(cfg.generator), "count": generator.count, "seed": int(cfg.seed), **generator.identity()}
+    said = {"name": model_name(cfg.generator), "count": generator.count, "seed": int(cfg.seed), **generator.identity()}
     return json.dumps(said, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -20,6 +20,8 @@ import numpy as np
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, splitmix64's step
 _BASE = np.uint64(0xD6E8FEB86659FD93)  # odd, so that multiplication by its powers loses nothing
 _PIECE_BYTES = 1 << 17  # text hashed at once: its arrays of 8 bytes per byte fit into a core's cache
+_PART_CHARS = 1 << 20
+_SPACE = re.compile(r"\s")
 _SINGLE = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and Han
 _WORD = re.compile(rf"[{_SINGLE}]|[^\W{_SINGLE}]+")
 _WORD_OR_MARK = re.compile(rf"[{_SINGLE}]|[^\W{_SINGLE}]+|[^\w\s\u0080-\U0010ffff]+|[^\w\s\u0000-\u007f]+")
@@ -103,18 +105,19 @@ def word_hashes(texts: Sequence[str], *, marks: bool = False) -> Words:
     found = []
     for numbers, data in _pieces(texts, expression):
         hashes, breaks = _piece(data, marks)
-        counts[numbers] += breaks
+        np.add.at(counts, numbers, breaks)  # a long text comes in several pieces
         found.append(hashes)
     return Words(np.concatenate(found) if found else np.zeros(0, np.uint64), counts)
 
 
 def _pieces(texts: Sequence[str], expression: re.Pattern[str]) -> Iterator[tuple[list[int], bytes]]:
-    """Texts as bytes, several small ones together, each ended by NUL; a long one alone and in pieces."""
+    """Texts as bytes, several small ones together, each ended by NUL; a long one in pieces."""
     numbers: list[int] = []
     gathered: list[bytes] = []
     size = 0
-    for number, text in enumerate(texts):
-        data = _normalised(text, expression)
+    parts = ((number, part) for number, text in enumerate(texts) for part in _parts(text))
+    for number, part in parts:
+        data = _normalised(part, expression)
         if size + len(data) >= _PIECE_BYTES and numbers:
             yield numbers, b"\0".join(gathered) + b"\0"
             numbers, gathered, size = [], [], 0
@@ -126,6 +129,17 @@ def _pieces(texts: Sequence[str], expression: re.Pattern[str]) -> Iterator[tuple
             size += len(data) + 1
     if numbers:
         yield numbers, b"\0".join(gathered) + b"\0"
+
+
+def _parts(text: str) -> Iterator[str]:
+    """A text in parts of up to a megabyte, cut after white space where there is any, so that few words are held."""
+    start = 0
+    while len(text) - start > _PART_CHARS:
+        space = _SPACE.search(text, start + _PART_CHARS // 2, start + _PART_CHARS)
+        end = space.end() if space else start + _PART_CHARS
+        yield text[start:end]
+        start = end
+    yield text[start:] if start else text
 
 
 def _normalised(text: str, expression: re.Pattern[str]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib
 import importlib.metadata
@@ -11,7 +12,7 @@ import os
 import pickle
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from njsl.core.check import build
+from njsl.core.check import build, locate
 from njsl.core.config import CorporaConfig
 from njsl.core.run import Run, write_atomic
 from njsl.core.types import ConfigError, Document
@@ -29,7 +30,7 @@ from njsl.corpora.readers import Broken, Fields
 from njsl.tag import aggregate, report
 from njsl.tag.base import Filter, Measure, Tagger
 from njsl.tag.sample import reservoir
-from njsl.tag.shards import WORK, Counts, Job, Stage, cut, documents, tag_shard
+from njsl.tag.shards import WORK, Counts, Job, Stage, batches, cut, documents, filtered, tag_shard
 
 SAMPLE = "sample"
 _LIBRARIES = (
@@ -85,7 +86,7 @@ def _tag(cfg: DictConfig, run: Run, console: Console) -> None:
         names = texts.corpus_names(corpora)
         files = texts.text_files(corpora, names, cache_folder(cfg) / "text", progress)
         hashes = {name: _sha256_of(paths, name, progress) for name, paths in files.items()}
-        run.claim(parts=_inputs(stage), corpora=_key(hashes))
+        run.claim(free=_free(cfg), parts=_inputs(stage), corpora=_key(hashes))
         if not run.finished:
             _tag_corpora(cfg, run, stage, files, progress)
     _show(run, console)
@@ -95,7 +96,7 @@ def _generate(cfg: DictConfig, run: Run, console: Console) -> None:
     from njsl.tag.generate import generate, identity
 
     stage = _stage(cfg, run, Fields("text"))
-    run.claim(parts=_inputs(stage), generator=identity(cfg))
+    run.claim(free=_free(cfg), parts=_inputs(stage), generator=identity(cfg))
     if not run.finished:
         with _progress(console) as progress:
             files = generate(cfg, run, progress)
@@ -125,10 +126,7 @@ def _tag_corpora(
     facts: dict[str, dict[str, Any]] = {name: {"files": len(paths)} for name, paths in files.items()}
     if cfg.sample is not None:
         files = _sampled(cfg, stage, files, counts, facts, progress)
-    for name, part in stage.filters.items():
-        folder = stage.filter_folder(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        part.prepare({corpus: _reader(corpus, paths, stage) for corpus, paths in files.items()}, folder, progress)
+    _prepare_filters(stage, files, progress)
     with Workers(progress, 1 if stage.main_process else cfg.workers) as workers:
         for corpus, found in _tagged(stage, files, workers, progress):
             counts[corpus].add(found)
@@ -232,10 +230,24 @@ def _sampled(
     return sampled
 
 
-def _reader(corpus: str, paths: Sequence[Path], stage: Stage) -> Any:
+def _prepare_filters(stage: Stage, files: Mapping[str, Sequence[Path]], progress: Progress) -> None:
+    """Let every filter look at what those before it leave."""
+    earlier: dict[str, Filter] = {}
+    for name, part in stage.filters.items():
+        folder = stage.filter_folder(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        before = dataclasses.replace(stage, filters=dict(earlier))
+        part.prepare({corpus: _reader(corpus, paths, before) for corpus, paths in files.items()}, folder, progress)
+        earlier[name] = pickle.loads(pickle.dumps(part))
+        earlier[name].load(folder)
+
+
+def _reader(corpus: str, paths: Sequence[Path], stage: Stage) -> Callable[[], Iterator[Document]]:
     def read() -> Iterator[Document]:
         for shard in cut(corpus, paths, stage.fields):
-            yield from documents(stage.fields, shard, Broken(), stage.repair)
+            for batch in batches(documents(stage, shard, Broken()), stage):
+                left = filtered(batch, stage, corpus, Counts(), [])
+                yield from () if left is None else left.documents
 
     return read
 
@@ -258,10 +270,10 @@ def _stage(cfg: DictConfig, run: Run, fields: Fields) -> Stage:
     measures = {name: part for name, part in parts.items() if isinstance(part, Measure)}
     owners: dict[str, str] = {}
     for name, part in parts.items():
-        for column in part.columns if isinstance(part, Tagger) else part.figures:
-            if column in owners:
-                raise ConfigError(f"tagger.{name}: {column} is {owners[column]}'s already; choose one of the two")
-            owners[column] = name
+        for given in (*_columns(part), *_features(part)):
+            if given in owners:
+                raise ConfigError(f"tagger.{name}: {owners[given]} gives {given} too; choose one of them per run")
+        owners |= dict.fromkeys((*_columns(part), *_features(part)), name)
     filters: dict[str, Filter] = {name: build(node) for name, node in cfg.filter.items()}
     cache = cache_folder(cfg)
     cache.mkdir(parents=True, exist_ok=True)
@@ -271,6 +283,26 @@ def _stage(cfg: DictConfig, run: Run, fields: Fields) -> Stage:
     for part in (*taggers.values(), *measures.values()):
         pickle.loads(pickle.dumps(part)).load()
     return stage
+
+
+def _columns(part: Tagger | Measure) -> Iterable[str]:
+    return part.columns if isinstance(part, Tagger) else part.figures
+
+
+def _features(part: Tagger | Measure) -> Iterable[str]:
+    """Features as the columns and figures name them."""
+    if isinstance(part, Measure):
+        return [f"feature {figure.feature}" for figure in part.figures.values() if figure.feature]
+    stems = [column.feature for column in part.columns.values() if column.feature]
+    shares = [feature for column in part.columns.values() for feature in (column.shares or {}).values() if feature]
+    return [f"feature {name}" for name in (*stems, *shares)]
+
+
+def _free(cfg: DictConfig) -> list[str]:
+    """What may differ when the run is resumed: how the parts work, and not what they compute."""
+    nodes = {f"tagger.{name}": node for name, node in cfg.tagger.items()} | {"generator": cfg.generator}
+    targets = {path: locate(node["_target_"], path) for path, node in nodes.items()}
+    return [f"{path}.{name}" for path, target in targets.items() for name in getattr(target, "operational", ())]
 
 
 def _inputs(stage: Stage) -> str:

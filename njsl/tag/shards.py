@@ -153,10 +153,11 @@ def cut(corpus: str, files: Sequence[Path], fields: Fields) -> Iterator[Shard]:
             number += 1
 
 
-def documents(stage_fields: Fields, shard: Shard, broken: Broken, repaired: bool) -> Iterator[Document]:
-    """The documents of a shard, empty ones too."""
+def documents(stage: Stage, shard: Shard, broken: Broken) -> Iterator[Document]:
+    """The documents of a shard, empty ones too; what cannot be read is counted in ``broken``."""
+    mended = repair if stage.repair else None
     for block in shard.blocks:
-        yield from readers.documents(block, stage_fields, broken, keep_empty=True, repair=repair if repaired else None)
+        yield from readers.documents(block, stage.fields, broken, keep_empty=True, repair=mended)
 
 
 def repair(text: str) -> str:
@@ -193,8 +194,8 @@ def tag_shard(job: Job) -> tuple[str, Counts]:
     removed: list[dict[str, Any]] = []
     values: dict[str, list[Any]] = {name: [] for name in stage.schema().names[2:]}
     kept: dict[str, list[pa.RecordBatch]] = {name: [] for name in stage.measures}
-    for batch in _batches(documents(stage.fields, shard, counts.broken, stage.repair), stage):
-        left = _filtered(batch, stage, shard.corpus, counts, removed)
+    for batch in batches(documents(stage, shard, counts.broken), stage):
+        left = filtered(batch, stage, shard.corpus, counts, removed)
         if left is None:
             continue
         for tagger in stage.taggers.values():
@@ -210,9 +211,9 @@ def tag_shard(job: Job) -> tuple[str, Counts]:
         counts.empty += sum(not text for text in left.texts)
         counts.characters += sum(map(len, left.texts))
     _write(stage, shard, tagged, values)
-    for name, batches in kept.items():
-        if batches:
-            _parquet(shard.file(stage.output, f"{WORK}/kept/{name}", ".parquet"), pa.Table.from_batches(batches))
+    for name, held in kept.items():
+        if held:
+            _parquet(shard.file(stage.output, f"{WORK}/kept/{name}", ".parquet"), pa.Table.from_batches(held))
     if removed:
         path = shard.file(stage.output, REMOVED, ".jsonl.gz")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -236,7 +237,8 @@ def _opened(pickled: bytes) -> Stage:
     return _stage[1]
 
 
-def _batches(found: Iterator[Document], stage: Stage) -> Iterator[Batch]:
+def batches(found: Iterator[Document], stage: Stage) -> Iterator[Batch]:
+    """Documents in batches of a size that memory bears; where a tagger waits for a server all are one batch."""
     waiting: list[Document] = []
     characters = 0
     for document in found:
@@ -250,8 +252,8 @@ def _batches(found: Iterator[Document], stage: Stage) -> Iterator[Batch]:
         yield Batch(waiting, stage.encoder)
 
 
-def _filtered(batch: Batch, stage: Stage, corpus: str, counts: Counts, removed: list[dict[str, Any]]) -> Batch | None:
-    """What all filters leave, None if nothing."""
+def filtered(batch: Batch, stage: Stage, corpus: str, counts: Counts, removed: list[dict[str, Any]]) -> Batch | None:
+    """What all filters leave of a batch, None if nothing; the rest goes to ``counts`` and ``removed``."""
     left = batch
     for name, part in stage.filters.items():
         reasons = part.reasons(left, corpus)

@@ -285,3 +285,15 @@ def test_code_and_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (package / "note.txt").write_text("no code")
     assert len({empty, one, code_sha256()}) == 3
     assert git_state() == {"sha": None, "dirty": None}
+
+
+def test_a_single_field_may_be_free_when_a_run_is_resumed(tmp_path: Path) -> None:
+    free = ["predictor.ridge.alpha", "predictor.other.gone"]
+    with pytest.raises(KeyboardInterrupt), Run(config(tmp_path)) as run:
+        run.claim(free=free)
+        raise KeyboardInterrupt
+    with Run(config(tmp_path, predictor={"ridge": {"alpha": 2.0}})) as run:
+        run.claim(free=free)
+    other = config(tmp_path, predictor={"ridge": {"alpha": 2.0, "beta": 1}})
+    with pytest.raises(ConfigError, match=r"predictor\.ridge\.beta: nothing -> 1"), Run(other) as run:
+        run.claim(free=free)

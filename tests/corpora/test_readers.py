@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from njsl.core.types import DataError, Document
-from njsl.corpora.readers import Broken, find, read, write
+from njsl.corpora import readers
+from njsl.corpora.readers import Broken, Fields, blocks, find, read, write
 
 TEXTS = ["one", "two\nlines\r\n", "drei ü 字 \u2028 😀", "four\x00"]
 RECORDS = [{"id": f"d{i}", "group": "ab"[i % 2], "text": text} for i, text in enumerate(TEXTS)]
@@ -206,3 +207,72 @@ def test_find_takes_readable_files(tmp_path: Path) -> None:
         find(tmp_path, ["c/**", "*.jsonl"])
     with pytest.raises(DataError, match="no such folder"):
         find(tmp_path / "no", ["**"])
+
+
+def test_the_first_text_field_that_a_record_has_is_taken(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [
+        {"id": "a", "text": "one", "content": "not this"},
+        {"id": "b", "content": "two"},
+        {"doc_id": 7, "resps": [["three", "and a second answer"]], "lang": "python"},
+        {"doc_id": 8, "resps": [[]]},
+        {"id": "c", "words": "none"},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    broken = Broken()
+    found = list(read(tmp_path / "a.jsonl", text_field=None, broken=broken))
+    assert [(one.id, one.text, one.lang) for one in found] == [
+        ("a", "one", None),
+        ("b", "two", None),
+        ("7", "three", "python"),
+    ]
+    assert broken.total == 2 and "line 4: no string in 'resps'" in str(broken)
+    table = pa.table({"doc_id": [1, 2], "resps": [[["x", "y"]], [["z"]]]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = list(read(tmp_path / "a.parquet", text_field=None, broken=broken))
+    assert [(one.id, one.text) for one in found] == [("1", "x"), ("2", "z")]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("chunk", [7, 64, 1 << 20])
+def test_a_json_array_is_read_as_its_elements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None, chunk: int
+) -> None:
+    monkeypatch.setattr(readers, "_CHUNK", chunk)
+    texts = ["plain", 'quotes " and ] brackets [', "line\nbreaks", "é 😀 \u2028", "x" * 500]
+    records: list[Any] = [{"id": i, "text": text, "more": {"a": [1, 2.5e3]}} for i, text in enumerate(texts)]
+    (tmp_path / "a.json").write_text(json.dumps([*records, 12, "no object"], indent=indent, ensure_ascii=False))
+    broken = Broken()
+    found = list(read(tmp_path / "a.json", text_field="text", broken=broken))
+    assert [(one.id, one.text) for one in found] == [(str(i), text) for i, text in enumerate(texts)]
+    assert broken.total == 2
+
+
+def test_a_cut_json_array_loses_its_last_element_only(tmp_path: Path) -> None:
+    whole = json.dumps([{"id": i, "text": f"text {i}"} for i in range(3)])
+    (tmp_path / "a.json").write_text(whole[:-6])
+    broken = Broken()
+    assert [one.id for one in read(tmp_path / "a.json", text_field="text", broken=broken)] == ["0", "1"]
+    assert broken.total == 1
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet"])
+def test_blocks_are_cut_by_the_file_alone_and_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    records = [{"id": str(i), "text": f"text {i} " * (i % 7)} for i in range(1000)]
+    path = tmp_path / name
+    if name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(records), path)
+    else:
+        lines = "".join(json.dumps(record) + "\n" for record in records).encode()
+        path.write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+    monkeypatch.setattr(readers, "_CHUNK", 999)
+    fields = Fields(None)
+    cut = list(blocks(path, fields))
+    assert len(cut) > 3 and sum(block.count for block in cut) == 1000
+    assert [block.first for block in cut] == [1 + sum(b.count for b in cut[:i]) for i in range(len(cut))]
+    assert cut[-1].position == path.stat().st_size
+    found = [one for block in cut for one in readers.documents(block, fields, Broken(), keep_empty=True)]
+    assert [(one.id, one.text) for one in found] == [(record["id"], record["text"]) for record in records]
+    without = [one for block in cut for one in readers.documents(block, fields, Broken())]
+    assert len(without) == sum(bool(record["text"]) for record in records)

@@ -53,12 +53,16 @@ def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
         ask(cfg, "nl", "cod")
     with pytest.raises(DataError, match="empty: '\\*\\*' finds no file"):
         ask(cfg, "empty")
-    with pytest.raises(DataError, match=r"corpora\.path: .*gone is no folder"):
+    with pytest.raises(DataError, match=r"corpora\.path: .*gone is neither folder nor file"):
         ask(CorporaConfig(kind="files", path=str(tmp_path / "gone")), "nl")
     with pytest.raises(ConfigError, match=r"corpora\.path: missing"):
         ask(CorporaConfig(kind="files"), "nl")
-    with pytest.raises(DataError, match="has no subfolders"):
-        ask(CorporaConfig(kind="files", path=str(tmp_path / "nl")), "nl")
+    with pytest.raises(DataError, match=r"is a file; corpora\.sources look below a folder"):
+        sources = {"nl": SourceConfig(files=["*"])}
+        ask(CorporaConfig(kind="files", path=str(tmp_path / "nl/a.jsonl.gz"), sources=sources), "nl")
+    (tmp_path / "notes.txt").write_text("no records")
+    with pytest.raises(DataError, match=r"notes\.txt ends in none of \.jsonl"):
+        ask(CorporaConfig(kind="files", path=str(tmp_path / "notes.txt")), "notes")
     with pytest.raises(ConfigError, match=r"corpora\.sources\.nl\.files: none"):
         ask(CorporaConfig(kind="files", path=str(tmp_path), sources={"nl": SourceConfig()}), "nl")
     with pytest.raises(ConfigError, match="megatron holds tokens and no text"):
@@ -70,6 +74,16 @@ def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"corpora\.kind: tar; accepted: python_env"):
         ask(CorporaConfig(kind="tar", sources={"nl": SourceConfig()}), "nl")
     assert not (tmp_path / "cache" / "python_env").exists()
+
+
+def test_one_folder_or_one_file_is_a_corpus_of_its_name(tmp_path: Path) -> None:
+    folder(tmp_path, "nl/a.jsonl.gz", "nl/b.jsonl.gz")
+    cfg = CorporaConfig(kind="files", path=str(tmp_path / "nl"))
+    assert corpus_names(cfg) == ["nl"]
+    assert text_files(cfg, ["nl"], tmp_path) == {"nl": [tmp_path / "nl/a.jsonl.gz", tmp_path / "nl/b.jsonl.gz"]}
+    cfg = CorporaConfig(kind="files", path=str(tmp_path / "nl/b.jsonl.gz"))
+    assert corpus_names(cfg) == ["b"]
+    assert text_files(cfg, ["b"], tmp_path) == {"b": [tmp_path / "nl/b.jsonl.gz"]}
 
 
 def test_a_python_environment_is_read_by_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

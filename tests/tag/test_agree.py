@@ -97,7 +97,7 @@ def test_the_mode_compares_files_and_runs(tmp_path: Path, capsys: pytest.Capture
         with Run(cfg) as run:
             agree_mode(cfg, run)
         shown = capsys.readouterr().out
-        assert "model: 5 documents, 1 rows without label left out, 1 labelled again" in shown and "0.750 [" in shown
+        assert "model: 5 documents, 1 rows without label left out, 1 labelled again" in shown and "0.750" in shown
     row = pd.read_csv(tmp_path / "run" / "agreement.csv").iloc[0]
     assert (row["first"], row["second"], row.n, row.accuracy, row.kappa) == ("judge", "model", 4, 0.75, 0.5)
     assert pd.read_csv(tmp_path / "run" / "confusion.csv").n.tolist() == [2, 0, 1, 1]

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -323,7 +324,7 @@ def test_errors_say_what_is_accepted(parameters, words):
 
 
 def test_missing_grammar(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tree_sitter_go", None)
+    monkeypatch.setitem(sys.modules, "tree_sitter_go", None)
     with pytest.raises(ConfigError, match="pip install tree-sitter tree-sitter-go"):
         grammars.grammar("go")
 

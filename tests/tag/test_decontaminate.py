@@ -51,24 +51,27 @@ def write(folder: Path, *texts: str) -> Path:
 def test_by_hand(tmp_path: Path) -> None:
     filter_ = prepared(tmp_path, [write(tmp_path, " ".join(WORDS[:20]))])
     inside = " ".join(WORDS[3:16])  # 13 words
-    assert reasons(
-        filter_,
-        inside,
-        " ".join(WORDS[3:15]),  # 12 words of it
-        "before " * 10 + inside.upper().replace(" ", ", ") + " after" * 7,
-        " ".join(WORDS[0:12] + WORDS[13:25]),  # interrupted
-        " ".join(WORDS[2:18]),  # 16 words: 4 runs
-        "",
-        "\0",
-    ) == [
-        "benchmark text: 1 matching word runs of 1 > 0",
-        None,
-        "benchmark text: 1 matching word runs of 18 > 0",
-        None,
-        "benchmark text: 4 matching word runs of 4 > 0",
-        None,
-        None,
-    ]
+    assert (
+        reasons(
+            filter_,
+            inside,
+            " ".join(WORDS[3:15]),  # 12 words of it
+            "before " * 10 + inside.upper().replace(" ", ", ") + " after" * 7,
+            " ".join(WORDS[0:12] + WORDS[13:25]),  # interrupted
+            " ".join(WORDS[2:18]),  # 16 words: 4 runs
+            "",
+            "\0",
+        )
+        == [
+            "benchmark text: 1 matching word runs of 1 > 0",
+            None,
+            "benchmark text: 1 matching word runs of 18 > 0",
+            None,
+            "benchmark text: 4 matching word runs of 4 > 0",
+            None,
+            None,
+        ]
+    )
     assert reasons(filter_, " ".join(WORDS[:12]), WORDS[12]) == [None, None]  # two documents are not one
 
 

@@ -46,7 +46,9 @@ NUMBERS = " ".join(map(str, range(100)))
     ],
 )
 def test_by_hand(text: str, reason: str | None) -> None:
-    filter_ = Repetition(min_chars=200 if text.startswith("a" * 9) else 0, max_repeated_ngrams=1 if "\n" in text else 0.6)
+    filter_ = Repetition(
+        min_chars=200 if text.startswith("a" * 9) else 0, max_repeated_ngrams=1 if "\n" in text else 0.6
+    )
     assert reasons(filter_, text) == [reason]
 
 

@@ -201,7 +201,7 @@ def test_shards_and_manifest(model: Path, tmp_path: Path) -> None:
     assert list(records[0]) == ["id", "text", "prompt", "finish_reason", "n_tokens"]
     assert {record["prompt"] for record in records} == {PROMPT}
     said = json.loads((tmp_path / "run" / "generations.json").read_text())
-    assert (said["model"], said["count"], said["seed"], said["checkpoint"]) == ("writer", 230, 0, str(model))
+    assert (said["name"], said["count"], said["seed"], said["checkpoint"]) == ("writer", 230, 0, str(model))
     assert len(said["sha256"]) == 64 and said["parameters"]["top_p"] == 1.0 and "torch" in said["versions"]
 
 
@@ -271,6 +271,8 @@ def test_the_identity_is_of_all_that_the_texts_depend_on(model: Path, tmp_path: 
 def test_what_cannot_be_is_one_line(wrong: dict[str, Any], message: str, model: Path, tmp_path: Path) -> None:
     if wrong.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match=message):
+        identity(config(model, tmp_path / "run", **{"count": 10, **wrong}))
     with pytest.raises(ConfigError, match=message) as caught:
         written(config(model, tmp_path / "run", **{"count": 10, **wrong}))
     assert "\n" not in str(caught.value)

@@ -59,11 +59,12 @@ def test_equal_words_and_only_those_have_equal_hashes(texts: list[str], marks: b
 
 
 def test_neighbours_and_pieces_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = ["one two", "", "three " * 50, "four five", "six, seven; " * 30]
+    texts = ["one two", "", "three " * 50, "four five", "six, seven; " * 30, "él — ella " * 40]
     together = word_hashes(texts)
     alone = [word_hashes([text]) for text in texts]
     assert np.array_equal(together.hashes, np.concatenate([words.hashes for words in alone]))
     monkeypatch.setattr(hashes, "_PIECE_BYTES", 40)
+    monkeypatch.setattr(hashes, "_PART_CHARS", 70)
     pieces = word_hashes(texts)
     assert np.array_equal(together.hashes, pieces.hashes)
     assert np.array_equal(together.counts, pieces.counts)
@@ -73,7 +74,9 @@ def test_every_process_has_the_same_hashes() -> None:
     # Written down once: files of one run are read by another, perhaps on another machine.
     code = "from njsl.tag.hashes import *; print(*word_hashes(['Hello, world']).hashes, text_hash('a', 'b', seed=1))"
     found = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed})
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
+        )
         for seed in ("0", "1")
     ]
     assert found[0].stdout == found[1].stdout == f"{FIXED}\n"

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -23,19 +18,8 @@ from njsl.tag.base import Batch
 from njsl.tag.llm_cache import Ledger, Reply, question_key
 from njsl.tag.llm_endpoint import Budget, CapReached, Usage
 from njsl.tag.taggers.domain_llm import LAST_STAGE, ONE_CALL, STAGES, DomainLLM
+from tag.judging import LABELS, ROOT, Quarter, batch_of, kill, tag, tagger, text
 from tag.openai_server import COMPLETION_TOKENS, KEY, PROMPT_TOKENS, Server, serving
-
-ROOT = Path(__file__).parents[2]
-LABELS = ("web", "books", "reference", "academic", "code", "specific_datasets", "unknown", "incoherent")
-
-
-class Quarter:
-    """A token per four characters."""
-
-    name, sha256, vocab_size = "quarter", "0" * 64, 1
-
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [np.zeros(len(text) // 4, np.int64) for text in texts]
 
 
 @pytest.fixture
@@ -44,44 +28,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with serving() as state:
         yield state
     assert not state.leaks
-
-
-def text(number: int, label: str) -> str:
-    return f"doc-{number:03d} label={label} " + "words that fill the page up " * 3
-
-
-def batch_of(count: int) -> Batch:
-    return Batch([Document(text(i, LABELS[i % 8]), f"id{i}", f"id{i}") for i in range(count)], Quarter())
-
-
-def tagger(server: Server, folder: Path, **more: Any) -> DomainLLM:
-    quick = {"backoff_sec": 0.01, "timeout_sec": 0.4, "retries": 3, "poll_sec": 0.01, "model": "judge"}
-    made = DomainLLM(**{**quick, "base_url": server.url, "cache": str(folder / "cache"), **more})
-    made.load()
-    return made
-
-
-def tag(tagger: DomainLLM, batch: Batch) -> list[tuple[str | None, str | None]]:
-    found = tagger.tag_batch(batch)
-    assert set(found) == set(tagger.columns)
-    return list(zip(found["domain_llm"], found["domain_llm_failed"], strict=True))
-
-
-def kill(server: Server, folder: Path, count: int, more: str, when: Callable[[], bool]) -> None:
-    """Tag ``count`` documents in a process of its own, and kill that with -9."""
-    program = f"""
-from tag.test_llm import DomainLLM, batch_of
-made = DomainLLM(model="judge", base_url={server.url!r}, cache={str(folder / "cache")!r}, {more})
-made.load()
-made.tag_batch(batch_of({count}))
-"""
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}"}
-    process = subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=folder)
-    deadline = time.monotonic() + 60
-    while not when() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
 
 
 FAULTS: dict[int, tuple[list[str], str | None]] = {
@@ -304,95 +250,6 @@ def test_failures_are_asked_again_only_if_wished(server: Server, tmp_path: Path)
     assert server.calls == asked
 
 
-class TestBatch:
-    def test_results_in_any_order_and_an_error_file(self, server: Server, tmp_path: Path) -> None:
-        server.script = {
-            "doc-001": ["500"],
-            "doc-002": ["400"],
-            "doc-003": ["expired", "429:0"],
-            "doc-004": ["refuse"],
-            "doc-005": ["wrong"],
-            "doc-006": ["truncate", "invalid"],
-            "doc-007": ["500"] * 9,
-        }
-        ends = tag(tagger(server, tmp_path, api="batch"), batch_of(20))
-        failed = {number: reason for number, (_, reason) in enumerate(ends) if reason is not None}
-        assert failed == {
-            2: "400 scripted 400",
-            4: "refused: 'I cannot help with that.'",
-            6: "invalid answer, 2 times: no JSON: 'As I see it, this is: web'",
-            7: "no answer in 5 batches: 500 scripted 500",
-        }
-        assert all(label == LABELS[n % 8] for n, (label, _) in enumerate(ends) if n not in failed)
-        counts = {int(document[4:]): count for (document, _), count in server.paid.items()}
-        assert counts == {n: 2 if n in (5, 6) else 1 for n in range(20) if n not in (2, 7)}
-        asked = sum(server.requests.values())
-        assert tag(tagger(server, tmp_path, api="batch"), batch_of(20)) == ends
-        assert tag(tagger(server, tmp_path), batch_of(20)) == ends  # the other API knows them too
-        assert sum(server.requests.values()) == asked and server.calls == 0
-
-    @pytest.mark.parametrize("api", ["batch", "chat"])
-    def test_a_killed_run_goes_on_waiting(self, server: Server, tmp_path: Path, api: str) -> None:
-        server.hold.set()
-        kill(
-            server, tmp_path, 12, 'api="batch", poll_sec=0.01', lambda: server.requests["GET /v1/batches/batch-0"] >= 3
-        )
-        server.hold.clear()
-        assert [label for label, _ in tag(tagger(server, tmp_path, api=api), batch_of(12))] == [
-            LABELS[i % 8] for i in range(12)
-        ]
-        assert len(server.batches) == 1 and set(server.paid.values()) == {1} and server.calls == 0
-
-    def test_a_kill_before_the_id_was_known_finds_the_batch_by_name(self, server: Server, tmp_path: Path) -> None:
-        made = tagger(server, tmp_path, api="batch")
-        server.lose_create = 1
-        with pytest.raises(DataError, match=r"Batch API: 500 .* batches handed in are not lost, run again"):
-            tag(tagger(server, tmp_path, api="batch", retries=0), batch_of(5))
-        assert len(server.batches) == 1
-        tag(made, batch_of(5))
-        assert len(server.batches) == 1 and set(server.paid.values()) == {1}
-
-    def test_a_lost_answer_to_create_makes_no_second_batch(self, server: Server, tmp_path: Path) -> None:
-        server.lose_create = 1
-        tag(tagger(server, tmp_path, api="batch"), batch_of(5))
-        assert len(server.batches) == 1 and set(server.paid.values()) == {1}
-
-    def test_a_kill_before_the_batch_was_made_hands_in(self, server: Server, tmp_path: Path) -> None:
-        key = question_key("judge", ONE_CALL.version, text(0, "web"))
-        Ledger(tmp_path / "cache" / "llm").open_job(server.url, "never made", [key])
-        assert tag(tagger(server, tmp_path, api="batch"), batch_of(1)) == [("web", None)]
-
-    def test_refused_and_cancelled_batches_are_one_line(self, server: Server, tmp_path: Path) -> None:
-        server.batch_status = "failed"
-        with pytest.raises(DataError, match="refuses batch batch-0: line 1 is bad"):
-            tag(tagger(server, tmp_path, api="batch"), batch_of(3))
-        server.batch_status, server.script = "cancelled", {"doc-001": ["expired"]}
-        with pytest.raises(DataError, match="batch batch-1 was cancelled; what it answered is in the cache"):
-            tag(tagger(server, tmp_path, api="batch"), batch_of(3))
-        server.batch_status = "completed"
-        assert [label for label, _ in tag(tagger(server, tmp_path, api="batch"), batch_of(3))] == list(LABELS[:3])
-        assert set(server.paid.values()) == {1}
-
-    def test_a_batch_the_server_forgot_is_asked_again_only_if_wished(self, server: Server, tmp_path: Path) -> None:
-        ledger, key = Ledger(tmp_path / "cache" / "llm"), question_key("judge", ONE_CALL.version, text(0, "web"))
-        ledger.open_job(server.url, "gone", [key])
-        ledger.name_batch("gone", "batch-gone")
-        with pytest.raises(DataError, match=r"does not know batch batch-gone .*retry_failed=true"):
-            tag(tagger(server, tmp_path, api="batch"), batch_of(1))
-        assert tag(tagger(server, tmp_path, api="batch", retry_failed=True), batch_of(1)) == [("web", None)]
-
-    def test_the_cap_hands_in_what_fits(self, server: Server, tmp_path: Path) -> None:
-        prices = {"input_usd_per_mtok": 2000.0, "output_usd_per_mtok": 2000.0, "max_answer_tokens": 5}
-        with pytest.raises(ConfigError, match="cap reached"):
-            tag(tagger(server, tmp_path, api="batch", max_cost_usd=1.05, **prices), batch_of(24))
-        assert 0 < sum(server.paid.values()) <= 10  # half price: 0.105 USD each
-        assert all(
-            reason is None
-            for _, reason in tag(tagger(server, tmp_path, api="batch", max_cost_usd=None, **prices), batch_of(24))
-        )
-        assert set(server.paid.values()) == {1} and len(server.paid) == 24
-
-
 def test_the_ledger_numbers_attempts_and_keeps_what_is_superseded(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.add("m", "p", [("a", Reply("one")), ("b", Reply("two"))])
@@ -415,8 +272,6 @@ def test_keys_tell_model_prompt_and_text_apart() -> None:
 
 
 def test_the_budget_waits_for_what_is_under_way() -> None:
-    import asyncio
-
     async def story() -> None:
         budget = Budget(1e6, 1e6, 10.0)  # one USD per token
         await budget.reserve(8.0)

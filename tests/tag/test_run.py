@@ -278,6 +278,10 @@ def test_bad_files(prepare: Prepare, message: str, tag: Tag, tmp_path: Path) -> 
         (["corpora=megatron", "corpora.path=nowhere"], "megatron holds tokens and no text"),
         (["workers=0"], "workers: expected at least 1, or null"),
         (["sample=0"], "sample: expected at least 1 document, or null"),
+        (
+            ["tagger=[domain_llm,domain]", "tagger.domain_llm.model=m"],
+            "domain_llm gives feature domain_academic_pct_mean too",
+        ),
         (["tokenizer=bpe"], "tokenizer: tag.py counts with a tokenizer that is there"),
         (["tokenizer.name=p50k_base"], "tokenizer.name: 'p50k_base' is not known; accepted: cl100k_base"),
         (["tokenizer=hf", "tokenizer.path=nowhere"], "tokenizer.path: no tokenizer.json at nowhere"),
@@ -338,6 +342,11 @@ def test_documents_of_50_mb(tag: Tag, tmp_path: Path) -> None:
         for piece in ("The committee will meet again. ", "a", "([", "\\u05d0 "):
             shown = len(json.loads(f'"{piece}"'))
             file.write('{"text": "' + piece * (size // shown) + '"}\n')
-    tag(tmp_path / "run", "corpora=jsonl", f"corpora.path={tmp_path / 'big.jsonl'}", CHEAP, "filter=[repetition]")
-    record = json.loads((tmp_path / "run" / aggregate.CORPORA).read_text())["corpora"]["big"]
-    assert record["documents"] + sum(record["removed"].values()) == 4
+    given = ["corpora=jsonl", f"corpora.path={tmp_path / 'big.jsonl'}"]
+    tag(tmp_path / "tagged", *given, CHEAP)
+    tag(tmp_path / "filtered", *given, CHEAP, "filter=[repetition]")
+    tagged, filtered = (
+        json.loads((tmp_path / run / aggregate.CORPORA).read_text())["corpora"]["big"] for run in ("tagged", "filtered")
+    )
+    assert tagged["documents"] == 4 and tagged["characters"] > 3.99 * size
+    assert filtered["removed"] == {"repetition": 4}

@@ -18,6 +18,7 @@ from njsl.tag.hashes import mix, text_hash, word_hashes
 _RESULT = "left_out.arrow"  # sorted by key; what it is a duplicate of beside it
 _PACK_CHARS, _PACK_DOCUMENTS = 4 << 20, 4096  # read at once
 _PAIRS = 1 << 14  # verified at once
+_NEIGHBOURS = 16  # all pairs of a boilerplate that a million documents share would be too many
 _IDS, _SIGNATURES, _KEYS, _BAND, _ROOTS = "ids.parquet", "signatures.u32", "keys.u64", "band{}.u64", "roots.i64"
 _SCHEMA = pa.schema([("corpus", pa.string()), ("id", pa.string())])
 
@@ -27,12 +28,12 @@ class NearDuplicates(Filter):
 
     Two documents are near-duplicates if their sets of ``words``-word runs (case, punctuation and white space do not
     count, see ``njsl.tag.hashes``) have a Jaccard similarity of at least ``threshold``, as estimated from MinHash
-    signatures; the estimate's standard error is sqrt(J (1 - J) / permutations), 0.035 for 0.8 and 128. A cluster is
-    all that such pairs link, directly or not. Exact duplicates are among them, whatever their length.
+    signatures; the estimate's standard error is at most sqrt(J (1 - J) / permutations), 0.035 for 0.8 and 128. A
+    cluster is all that such pairs link, directly or not. Exact duplicates are among them, whatever their length.
 
     Candidates are documents that agree in one band of ``rows`` numbers of their signatures. ``rows`` is the largest
     with which a pair right at the threshold is one with a probability of at least ``recall``; more similar ones are
-    more likely. Of the documents that agree in a band, each is compared with the first and with the one before it.
+    more likely. Of the documents that agree in a band, each is compared with the first and with the 16 before it.
 
     On disk it needs about 4 * permutations + 8 * bands bytes per document while it works, afterwards those left out.
 
@@ -181,7 +182,7 @@ class NearDuplicates(Filter):
         return max(1, self.memory_mib * 2**20 // 32)
 
     def _candidates(self, keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pairs of documents with equal keys: each with the first of its kind and with the one before it."""
+        """Pairs of documents with equal keys: each with the first of its kind and with some before it."""
         parts = -(-len(keys) // self._block())
         for part in range(parts):
             places = np.concatenate(
@@ -195,12 +196,15 @@ class NearDuplicates(Filter):
             places, chosen = places[order], chosen[order]
             new = np.concatenate([[True], chosen[1:] != chosen[:-1]])
             starts = np.flatnonzero(new)
-            firsts = np.repeat(places[starts], np.diff(starts, append=len(places)))
+            firsts = np.repeat(starts, np.diff(starts, append=len(places)))
             again = np.flatnonzero(~new)
-            for start in range(0, len(again), _PAIRS):
-                some = again[start : start + _PAIRS]
-                yield firsts[some], places[some]
-                yield places[some - 1], places[some]
+            for some in _blocks(again):
+                yield places[firsts[some]], places[some]
+            for lag in range(1, _NEIGHBOURS + 1):
+                # The first has had its turn.
+                again = again[again - lag > firsts[again]]
+                for some in _blocks(again):
+                    yield places[some - lag], places[some]
 
     def _write(self, roots: np.ndarray, folder: Path) -> None:
         """Write the result, and remove what was needed for it."""
@@ -300,6 +304,11 @@ def _packs(documents: Iterator[Document]) -> Iterator[list[Document]]:
 
 def _keys(documents: Iterable[Document], corpus: str) -> np.ndarray:
     return np.array([text_hash(corpus, document.id) for document in documents], np.uint64)
+
+
+def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), _PAIRS):
+        yield rows[start : start + _PAIRS]
 
 
 def _find(roots: np.ndarray, places: np.ndarray) -> np.ndarray:

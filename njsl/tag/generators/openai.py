@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from njsl.core.types import ConfigError, DataError, NjslError
 from njsl.tag.llm import OVERHEAD_TOKENS, quarter, usage_of
@@ -48,6 +48,21 @@ class OpenAI:
         max_cost_usd: at most so much is paid by one start of the program [USD]; None is no cap.
         cache: texts lie in its folder ``llm``; None is the user's cache folder.
     """
+
+    # How a run goes, not what it writes: these may differ when it is resumed.
+    operational: ClassVar[tuple[str, ...]] = (
+        "api_key_env",
+        "backoff_sec",
+        "cache",
+        "concurrency",
+        "connect_timeout_sec",
+        "input_usd_per_mtok",
+        "max_cost_usd",
+        "max_wait_sec",
+        "output_usd_per_mtok",
+        "retries",
+        "timeout_sec",
+    )
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ class ContentFunction(Tagger):
         "content_function_truncated": Column("int64", "1", "1 where only the start of the document was read", 0),
     }
 
-    def __init__(self, *, max_chars: int = 100_000) -> None:
+    def __init__(self, *, max_chars: int = 30_000) -> None:
         self.max_chars = max_chars
 
     def load(self) -> None:

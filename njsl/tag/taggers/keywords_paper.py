@@ -13,8 +13,8 @@ from njsl.tag.keywords import CHARACTERS, count, counted
 
 PATTERNS = {
     "question_words": r"\b(?:how|what|why|when|where|who|which|whose)\b",
-    "imperative_verbs": r"\b(?:do|make|consider|take|use|ensure|check|build|apply|run|create|find|go|try|turn|start|stop"
-    r"|put|keep|leave|get|move)\b",
+    "imperative_verbs": r"\b(?:do|make|consider|take|use|ensure|check|build|apply|run|create|find|go|try|turn|start"
+    r"|stop|put|keep|leave|get|move)\b",
     "conjunctions": r"\b(?:and|but|or|so|because|although|however|therefore|yet)\b",
     # No word boundary before: FAQ: holds a match, and so does data:.
     "instructions_words": r"(?:question|answer|instruction|user|assistant|q|a):",

@@ -118,7 +118,8 @@ class NgramEntropy(Measure):
         packing = Keys.of(self.n, encoder.vocab_size, self.groups)
         occurrences = Occurrences(packing, choice.occurrences, self.memory_mib, folder)
         for tokens, lengths, groups in choice.blocks(parts):
-            occurrences.add(packing.pack(tokens, lengths, groups))
+            for keys in packing.pack(tokens, lengths, groups):
+                occurrences.add(keys)
         sums = Sums(self.groups)
         for keys, counts in occurrences.parts():
             sums.add(keys, counts, packing)
