@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +101,14 @@ def features(folder: Path, ids: Mapping[str, str]) -> pd.DataFrame:
             if figure["feature"]
         ]
     return pd.DataFrame(rows, columns=list(LONG_COLUMNS))
+
+
+def labels(folder: Path, corpus: str, column: str) -> dict[str, int]:
+    """How often each label stands in a column of a corpus; documents without one are left out."""
+    counts: Counter[str] = Counter()
+    for part in sorted((folder / DOCUMENTS / corpus).glob("*.parquet")):
+        counts.update(pq.read_table(part, columns=[column], use_threads=False)[column].drop_null().to_pylist())
+    return dict(sorted(counts.items()))
 
 
 def wide(long: pd.DataFrame) -> pd.DataFrame:

@@ -146,6 +146,10 @@ class Tagger:
         """The columns of a batch, each with one value per document."""
         raise NotImplementedError
 
+    def corrected(self, column: str, counts: Mapping[str, int]) -> dict[str, tuple[Figure, float]]:
+        """Figures of a corpus that follow from how often each label stands in one of the columns with ``shares``."""
+        return {}
+
     def tag(self, document: Document, encoder: Encoder) -> dict[str, Any]:
         """The values of one document, as Python's own types."""
         values = self.tag_batch(Batch([document], encoder))

