@@ -27,7 +27,7 @@ from njsl.tag.shards import DOCUMENTS
 
 FEATURES, LONG, CORPORA = "features.csv", "features_long.csv", "corpora.json"
 _WITHOUT_STD = ("entropy_mean",)  # a figure of the whole corpus
-LONG_COLUMNS = ("id", "corpus", "feature", "value", "n", "groups", "std", "se", "unit", "meaning")
+LONG_COLUMNS = ("id", "corpus", "feature", "value", "n", "groups", "std", "se", "low", "high", "unit", "meaning")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def features(folder: Path, ids: Mapping[str, str]) -> pd.DataFrame:
 
     Returns:
         A row per corpus and feature: ``LONG_COLUMNS``; n is the number of documents it is over, groups of independent
-        units, std over documents [the feature's unit], se the standard error of value.
+        units, std over documents [the feature's unit], se the standard error of value, low and high the ends of the
+        95 % interval of what has one of its own.
 
     Raises:
         DataError: there are no document files, or one cannot be read.
@@ -89,17 +90,13 @@ def features(folder: Path, ids: Mapping[str, str]) -> pd.DataFrame:
         if not parts:
             raise DataError(f"{folder / DOCUMENTS / corpus}: no document files; is the run finished?")
         rows += [{**named, **row} for row in _of_documents(parts)]
-        rows += [
-            {
-                **named,
-                "feature": figure["feature"],
-                "value": figure["value"],
-                "n": facts["documents"],
-            }
-            | {key: figure[key] for key in ("unit", "meaning")}
-            for figure in facts["figures"].values()
-            if figure["feature"]
-        ]
+        figures = facts["figures"]
+        for figure in (figure for figure in figures.values() if figure["feature"]):
+            ends = [figures[end]["value"] for end in figure["interval"] or ()]
+            rows.append(
+                {**named, "n": facts["documents"], **dict(zip(("low", "high"), ends, strict=False))}
+                | {key: figure[key] for key in ("feature", "value", "unit", "meaning")}
+            )
     return pd.DataFrame(rows, columns=list(LONG_COLUMNS))
 
 

@@ -58,11 +58,13 @@ class Figure:
         unit: as a column's.
         meaning: one sentence.
         feature: the full name of its feature, e.g. ``entropy_mean``; None keeps it out of the features.
+        interval: the figures that are the ends of its 95 % interval.
     """
 
     unit: str
     meaning: str
     feature: str | None = None
+    interval: tuple[str, str] | None = None
 
 
 class Encoder(Protocol):
@@ -145,6 +147,10 @@ class Tagger:
     def tag_batch(self, batch: Batch) -> Mapping[str, Sequence[Any] | np.ndarray]:
         """The columns of a batch, each with one value per document."""
         raise NotImplementedError
+
+    def described(self) -> Mapping[str, Column]:
+        """The columns as they are after ``load``: a label that a model does not know is no share."""
+        return self.columns
 
     def corrected(self, column: str, counts: Mapping[str, int]) -> dict[str, tuple[Figure, float]]:
         """Figures of a corpus that follow from how often each label stands in one of the columns with ``shares``."""

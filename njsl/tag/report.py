@@ -46,24 +46,28 @@ def features(folder: Path, console: Console) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for feature, part in long.groupby("feature", sort=False):
         values = part.set_index(part["id"].astype(str))
-        cells = [
-            _cell(values.loc[name, "value"], values.loc[name, "se"]) if name in values.index else "" for name in names
-        ]
+        cells = [_cell(values.loc[name]) if name in values.index else "" for name in names]
         table.add_row(str(feature), str(part["unit"].iloc[0]), *cells)
     console.print()
     # A cut number is worse than a long line.
     Console(file=console.file, width=max(console.width, 1000 if len(names) > 8 else 140)).print(table)
     ns = ", ".join(f"{name} {int(long.loc[long['id'].astype(str) == name, 'n'].max()):,}" for name in names)
     console.print(
-        f"value ± standard error over documents, or over groups of them where the corpus has such; n: {ns}",
+        "value ± standard error over documents, or over groups of them where the corpus has such; [95 % interval]; "
+        f"n: {ns}",
         markup=False,
+        soft_wrap=True,
     )
 
 
-def _cell(value: float, error: float) -> str:
+def _cell(row: pd.Series) -> str:
+    value, error, low, high = (float(row[name]) for name in ("value", "se", "low", "high"))
     if math.isnan(value):
         return "-"
-    if math.isnan(error) or error == 0:
+    spread = high - low if not math.isnan(high - low) else error
+    if math.isnan(spread) or spread == 0:
         return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    digits = max(0, min(6, 1 - math.floor(math.log10(error))))
+    digits = max(0, min(6, 1 - math.floor(math.log10(spread))))
+    if spread is not error:
+        return f"{value:,.{digits}f} [{low:,.{digits}f}, {high:,.{digits}f}]"
     return f"{value:,.{digits}f} ± {error:,.{digits}f}"

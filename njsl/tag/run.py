@@ -194,6 +194,7 @@ def _figures(stage: Stage, corpus: str) -> dict[str, dict[str, Any]]:
     for tagger in stage.taggers.values():
         for column, about in tagger.columns.items():
             if about.shares and type(tagger).corrected is not Tagger.corrected:
+                tagger.load()
                 found |= tagger.corrected(column, aggregate.labels(stage.output, corpus, column))
     return {key: {"value": value, **dataclasses.asdict(figure)} for key, (figure, value) in found.items()}
 

@@ -63,10 +63,10 @@ class Stage:
         return self.output / WORK / "filters" / name
 
     def schema(self) -> pa.Schema:
-        """Of the document files: id, group, then each tagger's columns with unit, meaning and feature."""
+        """Of the document files, once loaded: id, group, then each tagger's columns with unit, meaning and feature."""
         fields = [pa.field("id", pa.string()), pa.field("group", pa.string())]
         for name, tagger in self.taggers.items():
-            for column, what in tagger.columns.items():
+            for column, what in tagger.described().items():
                 about = {key: value for key, value in asdict(what).items() if key not in ("dtype", "empty")}
                 about["tagger"] = name
                 metadata = {key: json.dumps(value) for key, value in about.items()}

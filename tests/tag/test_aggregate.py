@@ -39,7 +39,8 @@ def run_folder(folder: Path, rows: list[dict[str, Any]], *, shards: int = 1, sha
         values = {name: [[row[name] for row in chosen]] for name in Given.columns}
         _write(stage, Shard("c", number, ()), documents, values)
     figure = {"value": 2.5, "unit": "bits", "meaning": "entropy", "feature": "entropy_mean"}
-    facts = {"documents": len(rows), "figures": {"entropy": figure, "other": {**figure, "feature": None}}}
+    ends = {"low": {**figure, "feature": None, "value": 2.0}, "high": {**figure, "feature": None, "value": 3.5}}
+    facts = {"documents": len(rows), "figures": {"entropy": {**figure, "interval": ["low", "high"]}, **ends}}
     record = {"tokenizer": {"name": "words", "sha256": sha256}, "corpora": {"c": facts}}
     (folder / aggregate.CORPORA).write_text(json.dumps(record))
     return folder
@@ -84,7 +85,7 @@ def test_values_by_hand(tmp_path: Path, shards: int) -> None:
     assert found["web_pct"]["se"] == pytest.approx(100 * math.sqrt(1 / 9))
     assert found["book_pct"]["value"] == pytest.approx(100 / 3)
     assert found["english_pct"]["value"] == pytest.approx(60)
-    assert found["entropy_mean"]["value"] == 2.5
+    assert [found["entropy_mean"][name] for name in ("value", "low", "high")] == [2.5, 2.0, 3.5]
     assert [row["feature"] for row in found.values()] == list(found)
 
 

@@ -25,6 +25,11 @@ MAX_CHARS = 600
 HARD = ["", " \n", "x", "a\0b", "שלום עולם", "\ud800 lone", "f(" * 3000 + ")" * 3000, "a" * 10_000, "3.14 1999"]
 
 
+# Of ten documents of each class one goes to the next class.
+CONFUSION = (9 * np.eye(len(KNOWN), dtype=int) + np.eye(len(KNOWN), k=1, dtype=int)).tolist()
+CONFUSION[-1][-1] = 10
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier of synthetic text, saved as ``mode=distil`` saves it."""
@@ -33,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = frame.prediction.map(KNOWN.index).to_numpy()
     model = fit(features(frame.text.tolist(), MAX_CHARS), labels, KNOWN, seed=0, max_chars=MAX_CHARS)
     root = tmp_path_factory.mktemp("cache")
-    model.save(root / "domain_classifier" / "tiny", {})
+    model.save(root / "domain_classifier" / "tiny", {"confusion": CONFUSION})
     return root / "domain_classifier" / "tiny"
 
 
@@ -109,6 +114,18 @@ def test_labels_and_probabilities(folder: Path) -> None:
     assert p.sum(axis=0) == pytest.approx(np.ones(len(frame)), abs=3e-6) and (p >= 0).all()
     assert np.isnan(np.asarray(values["domain_p_code"])).all()
     assert set(values) == set(part.columns) and set(part.columns["domain"].shares or {}) == set(CLASSES)
+
+
+def test_shares_come_corrected(folder: Path) -> None:
+    """1,000 documents, all of the first class: nine tenths are found as such, one tenth as the second."""
+    part = tagger(folder)
+    found = part.corrected("domain", {KNOWN[0]: 900, KNOWN[1]: 100})
+    figure, share = found[f"domain_{KNOWN[0]}_pct_corrected"]
+    assert share == pytest.approx(100, abs=0.01)
+    assert figure.interval is not None
+    low, high = (found[end][1] for end in figure.interval)
+    assert low < 100 <= high + 1e-9
+    assert set(part.described()["domain"].shares or {}) == set(KNOWN)
 
 
 def test_batches_and_order_do_not_matter(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from njsl.core.types import ConfigError
-from njsl.tag.base import Batch, Column, Tagger
+from njsl.tag.base import Batch, Column, Figure, Tagger
 from njsl.tag.domain_model import ARRAYS, CLASSES, FACTS, folder_of, load
+from njsl.tag.prevalence import corrected_shares
 
 _WHERE = "tagger.domain.classifier"
 _REMEDY = "fit it with python tag.py mode=distil '+distil.labelled={NAME:{path:FILE}}'"
@@ -21,9 +23,9 @@ class Domain(Tagger):
     """The likeliest domain, and how likely each is.
 
     The classifier reads a document's first characters only, 8,000 unless it was fitted otherwise. A blank document
-    has no domain. Probabilities, rounded to 1e-6, are calibrated for the class shares of the documents that the classifier was fitted
-    on; the label favours rare classes, so it is not always the one of the highest probability. Shares counted from
-    labels carry the classifier's confusions: ``njsl.tag.prevalence`` corrects them.
+    has no domain. Probabilities, rounded to 1e-6, are calibrated for the class shares of the documents that the
+    classifier was fitted on; the label favours rare classes, so it is not always the one of the highest probability.
+    Shares counted from labels carry the classifier's confusions; beside them stand corrected ones with an interval.
 
     Args:
         classifier: a name that ``distil.name`` gave, or a folder that holds one.
@@ -67,7 +69,8 @@ class Domain(Tagger):
             ConfigError: there is none of this name.
             DataError: it is damaged, or was fitted by another version.
         """
-        self._model, _ = load(self._folder(), _WHERE, _REMEDY)
+        self._model, facts = load(self._folder(), _WHERE, _REMEDY)
+        self._confusion = np.array(facts["confusion"])
 
     def tag_batch(self, batch: Batch) -> Mapping[str, Sequence[Any] | np.ndarray]:
         """Label and probabilities of each document."""
@@ -84,6 +87,25 @@ class Domain(Tagger):
                 column[~blank] = probabilities[~blank, self._model.classes.index(label)].round(_DIGITS)
             values[f"domain_p_{label}"] = column
         return values
+
+    def described(self) -> Mapping[str, Column]:
+        """With the shares of the classes that the classifier knows."""
+        shares = self.columns["domain"].shares or {}
+        known = {label: feature for label, feature in shares.items() if label in self._model.classes}
+        return {**self.columns, "domain": dataclasses.replace(self.columns["domain"], shares=known)}
+
+    def corrected(self, column: str, counts: Mapping[str, int]) -> dict[str, tuple[Figure, float]]:
+        """Shares corrected for the confusion matrix, each with the ends of its 95 % interval."""
+        table = corrected_shares(counts, self._confusion, self._model.classes, seed=0)
+        figures = {}
+        for row in table.itertuples():
+            name = f"domain_{row.label}_pct_corrected"
+            about = f"share of {row.label}, corrected for the classifier's confusions"
+            low, high = f"{name}_low", f"{name}_high"
+            figures[name] = Figure("%", about, name, (low, high)), row.share_pct
+            figures[low] = Figure("%", f"{about}: lower end of the 95 % interval"), row.low_pct
+            figures[high] = Figure("%", f"{about}: upper end of the 95 % interval"), row.high_pct
+        return {key: (figure, float(value)) for key, (figure, value) in figures.items()}
 
     def _folder(self) -> Path:
         given = Path(self.classifier).expanduser()

@@ -37,13 +37,9 @@ class Keywords(Tagger):
     columns: ClassVar[dict[str, Column]] = {
         "keyword_characters": CHARACTERS,
         "keyword_question_words": counted("question words", "keyword_question_words_ratio"),
-        "keyword_imperative_verbs": counted(
-            "sentences that begin with a verb", "keyword_imperative_verbs_ratio"
-        ),
+        "keyword_imperative_verbs": counted("sentences that begin with a verb", "keyword_imperative_verbs_ratio"),
         "keyword_conjunctions": counted("conjunctions", "keyword_conjunctions_ratio"),
-        "keyword_instruction_markers": counted(
-            "markers such as Q: and User:", "keyword_instruction_markers_ratio"
-        ),
+        "keyword_instruction_markers": counted("markers such as Q: and User:", "keyword_instruction_markers_ratio"),
         "keyword_numbers": counted("numbers", "keyword_numbers_ratio"),
     }
 

@@ -20,6 +20,11 @@ _ROWS = 1024  # documents read at once
 _GROUPS = 1 << 16
 
 
+def _of(name: str) -> tuple[str, tuple[str, str]]:
+    """A figure's feature, and the ends of its interval."""
+    return name, (f"{name}_low", f"{name}_high")
+
+
 class NgramEntropy(Measure):
     """Entropy of the next token given the ``n`` tokens before it [bits], within documents.
 
@@ -40,7 +45,7 @@ class NgramEntropy(Measure):
     """
 
     figures: ClassVar[dict[str, Figure]] = {
-        "entropy_mean": Figure("bits", "mean over distinct contexts of the next token's entropy", "entropy_mean"),
+        "entropy_mean": Figure("bits", "mean over distinct contexts of the next token's entropy", *_of("entropy_mean")),
         "entropy_mean_low": Figure("bits", "lower end of its 95 % interval"),
         "entropy_mean_high": Figure("bits", "upper end of its 95 % interval"),
         "entropy_p10": Figure("bits", "10 % of the distinct contexts have a lower entropy"),
@@ -48,10 +53,14 @@ class NgramEntropy(Measure):
         "entropy_median": Figure("bits", "half of the distinct contexts have a lower entropy"),
         "entropy_p75": Figure("bits", "75 % of the distinct contexts have a lower entropy"),
         "entropy_p90": Figure("bits", "90 % of the distinct contexts have a lower entropy"),
-        "entropy_weighted": Figure("bits", "conditional entropy: mean over occurrences of contexts"),
+        "entropy_weighted": Figure(
+            "bits", "conditional entropy: mean over occurrences of contexts", *_of("entropy_weighted")
+        ),
         "entropy_weighted_low": Figure("bits", "lower end of its 95 % interval"),
         "entropy_weighted_high": Figure("bits", "upper end of its 95 % interval"),
-        "entropy_corrected": Figure("bits", "conditional entropy, corrected for the bias of small counts"),
+        "entropy_corrected": Figure(
+            "bits", "conditional entropy, corrected for the bias of small counts", *_of("entropy_corrected")
+        ),
         "entropy_corrected_low": Figure("bits", "lower end of its 95 % interval"),
         "entropy_corrected_high": Figure("bits", "upper end of its 95 % interval"),
         "entropy_contexts": Figure("contexts", "distinct contexts"),
@@ -60,7 +69,7 @@ class NgramEntropy(Measure):
         "entropy_documents": Figure("documents", "documents that count, in whole or in part"),
         "entropy_corpus_tokens": Figure("tokens", "tokens of the whole corpus"),
         "entropy_budget_reached": Figure(
-            "1", "1 if the corpus has as many tokens as the budget, or there is none; else 0"
+            "1", "1 if the corpus has as many tokens as the budget, or there is none; else 0", "entropy_budget_reached"
         ),
     }
 
