@@ -81,8 +81,8 @@ class Workers:
                 yield index
             return
         try:
-            with _interrupt_ignored():  # processes start as jobs are submitted
-                pool = self._started()
+            pool = self._started()
+            with _interrupt_held():  # processes start as jobs are submitted
                 futures = {pool.submit(function, job): index for index, job in enumerate(jobs)}
             for future in as_completed(futures):
                 future.result()
@@ -105,8 +105,9 @@ class Workers:
         waiting: set[Future[T]] = set()
         try:
             for job in jobs:
-                with _interrupt_ignored():
-                    waiting.add(self._started().submit(function, job))
+                pool = self._started()
+                with _interrupt_held():  # processes start as jobs are submitted
+                    waiting.add(pool.submit(function, job))
                 if len(waiting) > self.count:
                     done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)
@@ -118,7 +119,10 @@ class Workers:
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
             import multiprocessing
+            from multiprocessing import resource_tracker
 
+            # It would let interrupts through while it starts, and it starts with the first process.
+            resource_tracker.ensure_running()
             # Not forked: this process may hold threads and locks of tokenizers and torch.
             context = multiprocessing.get_context("spawn")
             theirs, ours = context.Pipe(duplex=False)
@@ -140,13 +144,13 @@ def _begin(pipe: Connection) -> None:
 
 
 @contextmanager
-def _interrupt_ignored() -> Iterator[None]:
-    """Processes started within are born ignoring Ctrl-C, which a terminal sends to all of them."""
-    if threading.current_thread() is not threading.main_thread():
+def _interrupt_held() -> Iterator[None]:
+    """A Ctrl-C within comes after it; processes started within are born deaf to it: a terminal sends it to all."""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
