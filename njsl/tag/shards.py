@@ -213,7 +213,7 @@ def tag_shard(job: Job) -> tuple[str, Counts]:
     _write(stage, shard, tagged, values)
     for name, held in kept.items():
         if held:
-            _parquet(shard.file(stage.output, f"{WORK}/kept/{name}", ".parquet"), pa.Table.from_batches(held))
+            _parquet(shard.file(stage.output, f"{WORK}/kept/{name}", ".parquet"), pa.Table.from_batches(held), "none")
     if removed:
         path = shard.file(stage.output, REMOVED, ".jsonl.gz")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -282,8 +282,8 @@ def _write(stage: Stage, shard: Shard, tagged: Sequence[Document], values: Mappi
     _parquet(shard.file(stage.output, DOCUMENTS, ".parquet"), pa.Table.from_arrays(arrays, schema=schema))
 
 
-def _parquet(path: Path, table: pa.Table) -> None:
+def _parquet(path: Path, table: pa.Table, compression: str = "zstd") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table, beside, compression="zstd")
+    pq.write_table(table, beside, compression=compression)
     beside.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from njsl.core.types import ConfigError, DataError
-from njsl.corpora.tokenizer import HuggingFace, SentencePiece, Tokenizer, TrainedBPE
+from njsl.corpora.tokenizer import HuggingFace, SentencePiece, Tiktoken, Tokenizer, TrainedBPE
 
 SPECIAL = ["<s>", "</s>", "<unk>", "<pad>", "<|endoftext|>", "<0x0A>"]
 LITERAL = "x = '</s>'\n# <s> and <|endoftext|> and <unk> here, <0x0A> too\n"
@@ -247,3 +248,27 @@ def test_bad_configs_and_folders(bpe: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes((bpe / "tokenizer.json").read_bytes())
     with pytest.raises(DataError, match=r"tokenizer_config.json: eos_token None is no token"):
         Tokenizer.load(tmp_path)
+
+
+def test_tiktoken_is_the_published_vocabulary_and_counts_special_text_as_text(tmp_path: Path) -> None:
+    encoder = Tiktoken(name="cl100k_base").encoder(tmp_path)
+    assert (encoder.name, encoder.vocab_size) == ("cl100k_base", 100_277)
+    # From OpenAI's own examples: "tiktoken is great!" is six tokens of cl100k_base.
+    texts = ["tiktoken is great!", "", "<|endoftext|>"]
+    ids = encoder.encode(texts)
+    assert ids[0].tolist() == [83, 1609, 5963, 374, 2294, 0]
+    assert ids[1].size == 0 and 100_257 not in ids[2]
+    assert pickle.loads(pickle.dumps(encoder)).encode(texts[:1])[0].tolist() == ids[0].tolist()
+    with pytest.raises(ConfigError, match="tokenizer: tiktoken counts tokens in tag.py"):
+        Tiktoken(name="cl100k_base").make(lambda: iter(()), tmp_path / "x", None)
+
+
+def test_a_file_s_tokenizer_counts_for_tag(tmp_path: Path) -> None:
+    trained = TrainedBPE(vocab_size=300, sample_mib=1)
+    trained.make(lambda: iter(["low lower lowest " * 50]), tmp_path / "mine", None)
+    encoder = HuggingFace(path=str(tmp_path / "mine")).encoder(tmp_path / "cache")
+    assert encoder.name == "mine" and len(encoder.sha256) == 64
+    again = pickle.loads(pickle.dumps(encoder))
+    assert again.encode(["lowest"])[0].tolist() == encoder.encode(["lowest"])[0].tolist()
+    with pytest.raises(ConfigError, match="counts with a tokenizer that is there"):
+        trained.encoder(tmp_path)
