@@ -126,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sections", nargs="+", choices=known, default=list(known))
     parser.add_argument("--documents", type=int, default=40_000)
+    parser.add_argument("--rounds", type=int, default=2, help="of one worker and two")
     parser.add_argument("--gib", type=float, default=2.0, help="size of the corpus whose peak of memory is measured")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
@@ -138,7 +139,7 @@ def main() -> None:
                 rate(f"one process, {title}", folder, texts, given.documents, f"tagger={SIX}")
         if "workers" in given.sections:
             path = write(folder / "many.jsonl", prose, 4 * given.documents)
-            rounds = [[run(path, f"tagger={SIX}", f"workers={n}")[1] for n in (1, 2)] for _ in range(2)]
+            rounds = [[run(path, f"tagger={SIX}", f"workers={n}")[1] for n in (1, 2)] for _ in range(given.rounds)]
             told = ", ".join(f"{one:.1f} s / {two:.1f} s = {one / two:.2f}" for one, two in rounds)
             print(f"two workers against one, {4 * given.documents:,} documents: {told}", flush=True)
         if "memory" in given.sections:

@@ -19,8 +19,10 @@ from njsl.corpora.readers import Block, Broken, Fields
 from njsl.tag.base import Batch, Encoder, Filter, Measure, Tagger
 
 DOCUMENTS, REMOVED, WORK = "documents", "removed", "work"
-# Bytes of records per shard: enough to be worth a process' while, and little enough to hold several.
-_SHARD_BYTES = 16 * 2**20
+# A corpus is cut into about so many shards, that all processes are busy to the end; each of so many bytes of records:
+# enough to be worth a process' while, and little enough to hold several.
+_SHARDS = 256
+_SHARD_BYTES = (4 * 2**20, 64 * 2**20)
 _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 256, 2**21
 _TYPES: dict[str, pa.DataType] = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}
 
@@ -140,11 +142,12 @@ def cut(corpus: str, files: Sequence[Path], fields: Fields) -> Iterator[Shard]:
     Raises:
         DataError: a file cannot be read.
     """
+    size = min(max(sum(path.stat().st_size for path in files) // _SHARDS, _SHARD_BYTES[0]), _SHARD_BYTES[1])
     number = 0
     for path in files:
         waiting: list[Block] = []
         for block in readers.blocks(path, fields):
-            if waiting and sum(held.nbytes for held in waiting) + block.nbytes > _SHARD_BYTES:
+            if waiting and sum(held.nbytes for held in waiting) + block.nbytes > size:
                 yield Shard(corpus, number, tuple(waiting))
                 number, waiting = number + 1, []
             waiting.append(block)

@@ -259,7 +259,7 @@ def test_tiktoken_is_the_published_vocabulary_and_counts_special_text_as_text(tm
     assert ids[0].tolist() == [83, 1609, 5963, 374, 2294, 0]
     assert ids[1].size == 0 and 100_257 not in ids[2]
     assert pickle.loads(pickle.dumps(encoder)).encode(texts[:1])[0].tolist() == ids[0].tolist()
-    with pytest.raises(ConfigError, match="tokenizer: tiktoken counts tokens in tag.py"):
+    with pytest.raises(ConfigError, match=r"tokenizer: tiktoken counts tokens in tag\.py"):
         Tiktoken(name="cl100k_base").make(lambda: iter(()), tmp_path / "x", None)
 
 
