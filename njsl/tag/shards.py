@@ -185,11 +185,11 @@ class Job:
     shard: Shard
 
 
-def tag_shard(job: Job) -> tuple[str, Counts]:
+def tag_shard(job: Job) -> tuple[str, int, Counts]:
     """Tag one shard: all its files, each whole or not at all, the marker last.
 
     Returns:
-        Its corpus and counts.
+        Its corpus, number and counts.
     """
     stage, shard = _opened(job.stage), job.shard
     counts = Counts()
@@ -224,7 +224,7 @@ def tag_shard(job: Job) -> tuple[str, Counts]:
     done = shard.done(stage.output)
     done.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(done, counts.to_json())
-    return shard.corpus, counts
+    return shard.corpus, shard.number, counts
 
 
 _stage: tuple[bytes, Stage] | None = None
