@@ -145,7 +145,10 @@ def _tag_corpora(
         )
         + "\n",
     )
-    aggregate.write(aggregate.features(run.output, {}), run.output)
+    long = aggregate.features(run.output, {})
+    aggregate.write(long, run.output)
+    known = long.dropna(subset=["value"])
+    run.logger.summary({f"{row.corpus}/{row.feature}": float(row.value) for row in known.itertuples()})
     shutil.rmtree(run.output / WORK, ignore_errors=True)
 
 

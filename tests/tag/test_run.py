@@ -41,7 +41,7 @@ def many_files(text: Path, folder: Path, copies: int = 4) -> Path:
 def results(folder: Path) -> dict[str, bytes]:
     """Every file of a run but what tells of the run itself."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    apart = ("run.json", "config.yaml", "log.csv")
+    apart = ("run.json", "config.yaml")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files if path.name not in apart}
 
 
@@ -119,7 +119,9 @@ def test_what_stands_in_the_files(text: Path, tag: Tag, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run" / aggregate.CORPORA).read_text())
     assert record["tokenizer"]["name"] == "cl100k_base"
     assert record["corpora"]["nl"]["documents"] == len(texts)
+    logged = pd.read_csv(tmp_path / "run" / "log.csv").set_index("name")["value"]
     wide = pd.read_csv(tmp_path / "run" / aggregate.FEATURES).set_index("id")
+    assert float(logged["nl/char_len_mean"]) == pytest.approx(wide.loc["nl", "char_len_mean"])
     assert wide.loc["nl", "char_len_mean"] == pytest.approx(sum(len(r["text"]) for r in texts) / len(texts))
 
 
