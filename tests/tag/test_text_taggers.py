@@ -6,7 +6,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from njsl.core.types import ConfigError, Document
@@ -36,6 +36,7 @@ def test_lengths() -> None:
     assert math.isnan(values(Lengths(), "")["type_token_ratio"])  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=30), min_size=1, max_size=6))
 def test_distinct_tokens_are_counted_per_document(texts: list[list[str]]) -> None:
     batch = Batch([Document(" ".join(text), str(i), str(i)) for i, text in enumerate(texts)], Words())
@@ -85,6 +86,7 @@ def test_the_facts_of_the_papers_number_pattern() -> None:
         (KeywordsPaper(), paper.PATTERNS, "paper_"),
     ],
 )
+@settings(deadline=None)
 @given(text=st.text("whoandtkeqa :.\n-1,5?!W", max_size=80))
 def test_counts_are_those_of_pythons_re(tagger: Tagger, patterns: dict[str, str], prefix: str, text: str) -> None:
     found = values(tagger, text)
