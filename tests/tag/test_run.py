@@ -332,7 +332,7 @@ def test_ctrl_c(shards: Path, tmp_path: Path) -> None:
     # The folder is claimed, its processes are about to start: all that is left of the run takes seconds.
     while process.poll() is None and not (tmp_path / "run" / "config.yaml").exists():
         time.sleep(0.01)
-    time.sleep(0.5)
+    time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and said.strip() == "tag.py: interrupted"
