@@ -196,6 +196,15 @@ class Run:
         write_atomic(self.output / RECORD, json.dumps(self._record, indent=2, ensure_ascii=False) + "\n")
 
 
+def cache_folder(given: str | None) -> Path:
+    """Where prepared corpora, tokenizers, classifiers and paid answers lie; None is the user's cache folder."""
+    if given:
+        return Path(given).expanduser().resolve()
+    import platformdirs
+
+    return platformdirs.user_cache_path("njsl")
+
+
 def _without(config: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
     """The config without some fields, given by their dotted paths."""
     inner: dict[str, list[str]] = {}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from njsl.core.run import write_atomic
+from njsl.core.run import cache_folder, write_atomic
 from njsl.core.types import ConfigError, DataError
 from njsl.tag.domain_features import VERSION, Features, features
 
@@ -82,13 +82,7 @@ class DomainModel:
 
 def folder_of(cache: str | None, name: str) -> Path:
     """Where the classifier of this name lies; null is the user's cache folder."""
-    if cache is None:
-        import platformdirs
-
-        root = platformdirs.user_cache_path("njsl")
-    else:
-        root = Path(cache).expanduser().resolve()
-    return root / "domain_classifier" / name
+    return cache_folder(cache) / "domain_classifier" / name
 
 
 def load(folder: Path, where: str, remedy: str) -> tuple[DomainModel, dict[str, Any]]:

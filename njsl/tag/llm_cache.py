@@ -11,7 +11,7 @@ from pathlib import Path
 
 from njsl.core.types import DataError
 
-FILE = "answers.sqlite"
+FOLDER, FILE = "llm", "answers.sqlite"  # the folder lies in the cache folder
 _CHUNK = 500  # keys per query; SQLite takes 999 at least
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -56,15 +56,6 @@ class Job:
     name: str
     batch: str | None
     keys: tuple[str, ...]
-
-
-def cache_folder(cache: str | None) -> Path:
-    """The folder ``llm`` within a cache folder; None is the user's."""
-    if cache is not None:
-        return Path(cache).expanduser().resolve() / "llm"
-    import platformdirs
-
-    return platformdirs.user_cache_path("njsl") / "llm"
 
 
 def question_key(model: str, prompt: str, text: str) -> str:

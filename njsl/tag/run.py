@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from njsl.core.check import build, locate
 from njsl.core.config import CorporaConfig
-from njsl.core.run import Run, write_atomic
+from njsl.core.run import Run, cache_folder, write_atomic
 from njsl.core.types import ConfigError, Document
 from njsl.core.workers import ONE_THREAD, Workers
 from njsl.corpora import texts
@@ -64,21 +64,12 @@ def run(cfg: DictConfig, run: Run) -> None:
         getattr(importlib.import_module(f"njsl.tag.{cfg.mode}"), f"{cfg.mode}_mode")(cfg, run)
 
 
-def cache_folder(cfg: DictConfig) -> Path:
-    """Where prepared corpora and tokenizers lie."""
-    if cfg.paths.cache:
-        return Path(cfg.paths.cache).expanduser().resolve()
-    import platformdirs
-
-    return platformdirs.user_cache_path("njsl")
-
-
 def _tag(cfg: DictConfig, run: Run, console: Console) -> None:
     stage = _stage(cfg, run, Fields(cfg.corpora.text_field, group=cfg.corpora.group_field))
     corpora = cast(CorporaConfig, cfg.corpora)
     with _progress(console) as progress:
         names = texts.corpus_names(corpora)
-        files = texts.text_files(corpora, names, cache_folder(cfg) / "text", progress)
+        files = texts.text_files(corpora, names, cache_folder(cfg.paths.cache) / "text", progress)
         hashes = {name: _sha256_of(paths, name, progress) for name, paths in files.items()}
         run.claim(free=_free(cfg), parts=_inputs(stage), corpora=_key(hashes))
         if not run.finished:
@@ -286,7 +277,7 @@ def _stage(cfg: DictConfig, run: Run, fields: Fields) -> Stage:
                 raise ConfigError(f"tagger.{name}: {owners[given]} gives {given} too; choose one of them per run")
         owners |= dict.fromkeys((*_columns(part), *_features(part)), name)
     filters: dict[str, Filter] = {name: build(node) for name, node in cfg.filter.items()}
-    cache = cache_folder(cfg)
+    cache = cache_folder(cfg.paths.cache)
     cache.mkdir(parents=True, exist_ok=True)
     encoder = build(cfg.tokenizer).encoder(cache)
     stage = Stage(encoder, taggers, measures, filters, fields, cfg.repair, run.output)

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from njsl.core.check import build
 from njsl.core.config import TrainConfig
 from njsl.core.logger import NullLogger
-from njsl.core.run import Run
+from njsl.core.run import Run, cache_folder
 from njsl.core.types import ConfigError
 from njsl.corpora.tokenizer import Tokenizer
 from njsl.models.llama import Llama
@@ -129,7 +129,7 @@ def _model(cfg: DictConfig, vocab_size: int) -> Llama:
 
 def _prepared(cfg: DictConfig, console: Console) -> Prepared:
     """Tokenised corpora, from the cache or made now."""
-    tokenizer, cache = build(cfg.tokenizer), _cache(cfg)
+    tokenizer, cache = build(cfg.tokenizer), cache_folder(cfg.paths.cache)
     with _bar(console) as bar:
         if "prepare" in cfg.stages:
             return prepare(cast(TrainConfig, cfg), tokenizer, cache, bar)
@@ -137,14 +137,6 @@ def _prepared(cfg: DictConfig, console: Console) -> Prepared:
     if found is None:
         raise ConfigError("stages: these corpora are not prepared yet; add prepare to stages")
     return found
-
-
-def _cache(cfg: DictConfig) -> Path:
-    if cfg.paths.cache:
-        return Path(cfg.paths.cache).expanduser().resolve()
-    import platformdirs
-
-    return platformdirs.user_cache_path("njsl")
 
 
 def _claim(cfg: DictConfig, run: Run, prepared: Prepared, parts: Parts, console: Console) -> int | None:

@@ -8,9 +8,10 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from njsl.core.run import cache_folder
 from njsl.core.types import ConfigError, DataError, NjslError
 from njsl.tag.llm import OVERHEAD_TOKENS, quarter, usage_of
-from njsl.tag.llm_cache import Ledger, Reply, cache_folder, question_key
+from njsl.tag.llm_cache import FOLDER, Ledger, Reply, question_key
 from njsl.tag.llm_endpoint import Budget, CapReached, Endpoint, Unanswered
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class OpenAI:
         self._budget = Budget(self.input_usd_per_mtok, self.output_usd_per_mtok, self.max_cost_usd)
         self._budget.check(_WHERE)
         self._at = self._endpoint()
-        self._ledger = Ledger(cache_folder(self.cache))
+        self._ledger = Ledger(cache_folder(self.cache) / FOLDER)
 
     def generate(self, first: int, count: int, seed: int) -> list[dict[str, Any]]:
         """Write texts number ``first`` to ``first + count - 1``.

@@ -7,10 +7,11 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
+from njsl.core.run import cache_folder
 from njsl.core.types import ConfigError, DataError
 from njsl.tag.base import Batch, Column, Encoder, Tagger
 from njsl.tag.llm import Judge, Prompt, Verdict
-from njsl.tag.llm_cache import Ledger, cache_folder
+from njsl.tag.llm_cache import FOLDER, Ledger
 from njsl.tag.llm_endpoint import Budget, Endpoint
 
 log = logging.getLogger(__name__)
@@ -226,7 +227,7 @@ class DomainLLM(Tagger):
         self._judge = Judge(
             endpoint,
             self._budget,
-            Ledger(cache_folder(self.cache)),
+            Ledger(cache_folder(self.cache) / FOLDER),
             api=self.api,
             model=self.model,
             temperature=self.temperature,
