@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from njsl.core.types import DataError, Document
 
-_COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
-_LINES = tuple(name + packed for name in (".jsonl", ".json") for packed in ("", *_COMPRESSED))
-SUFFIXES = (*_LINES, ".parquet", ".arrow")
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+LINES = tuple(name + packed for name in (".jsonl", ".json") for packed in ("", *COMPRESSED))
+SUFFIXES = (*LINES, ".parquet", ".arrow")
 # ``resps`` is what a model answered in the samples of lm-evaluation-harness, ``doc_id`` names the question there.
 TEXT_FIELDS = ("text", "content", "resps")
 LANG_FIELDS = ("lang",)
@@ -157,7 +157,7 @@ def blocks(path: Path, fields: Fields) -> Iterator[Block]:
     """
     path = Path(path)
     try:
-        yield from _line_blocks(path) if path.name.endswith(_LINES) else _row_blocks(path, fields)
+        yield from _line_blocks(path) if path.name.endswith(LINES) else _row_blocks(path, fields)
     except (pa.ArrowException, OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read, truncated or damaged? {_first_line(error)}") from error
 
@@ -271,7 +271,7 @@ def is_unicode(text: str) -> bool:
 def _line_blocks(path: Path) -> Iterator[Block]:
     """Whole lines; a file that holds one JSON array gives a line per element."""
     with pa.OSFile(str(path)) as raw:
-        packed = _COMPRESSED.get(path.suffix)
+        packed = COMPRESSED.get(path.suffix)
         stream = pa.CompressedInputStream(raw, packed) if packed else raw
         number, rest = 1, list[bytes]()
         chunks = _chunks(stream)

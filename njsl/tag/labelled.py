@@ -16,10 +16,9 @@ import pyarrow.parquet as pq
 from njsl.core.config import LabelledConfig
 from njsl.core.run import RECORD
 from njsl.core.types import DataError
+from njsl.corpora import readers
 
-_COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
-_LINES = tuple(name + packed for name in (".jsonl", ".json") for packed in ("", *_COMPRESSED))
-SUFFIXES = (".csv", *_LINES, ".parquet", ".arrow")
+SUFFIXES = (".csv", *readers.SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _rows(path: Path, wanted: Sequence[str], where: str) -> Iterator[dict[str, A
     try:
         if path.suffix == ".csv":
             yield from _csv(path, wanted, where)
-        elif path.name.endswith(_LINES):
+        elif path.name.endswith(readers.LINES):
             yield from _lines(path, wanted, where)
         else:
             table = _table(path, wanted, where)
@@ -142,7 +141,7 @@ def _csv(path: Path, wanted: Sequence[str], where: str) -> Iterator[dict[str, An
 
 def _lines(path: Path, wanted: Sequence[str], where: str) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
-    with pa.input_stream(str(path), compression=_COMPRESSED.get(path.suffix)) as stream:
+    with pa.input_stream(str(path), compression=readers.COMPRESSED.get(path.suffix)) as stream:
         for number, line in enumerate(io.BufferedReader(stream), start=1):
             if not line.strip():
                 continue

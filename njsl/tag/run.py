@@ -31,7 +31,7 @@ from njsl.corpora.readers import Broken, Fields
 from njsl.tag import aggregate, report
 from njsl.tag.base import Figure, Filter, Measure, Tagger
 from njsl.tag.sample import reservoir
-from njsl.tag.shards import WORK, Counts, Job, Stage, batches, cut, documents, filtered, tag_shard
+from njsl.tag.shards import WORK, Counts, Job, Stage, batches, cut, documents, filtered, prime, tag_shard
 
 SAMPLE = "sample"
 _SAY_SEC = 60.0  # between lines where there is no terminal to draw a bar in
@@ -112,7 +112,7 @@ def _tag_corpora(
     if cfg.sample is not None:
         files = _sampled(cfg, stage, files, counts, facts, progress)
     _prepare_filters(stage, files, progress)
-    with Workers(progress, 1 if stage.main_process else cfg.workers) as workers:
+    with Workers(progress, _processes(cfg, stage)) as workers:
         # In the order of the corpus, whichever shard was done first: of a file's broken records the first is named.
         for corpus, _, found in sorted(_tagged(stage, files, workers, progress), key=lambda done: done[:2]):
             counts[corpus].add(found)
@@ -282,9 +282,17 @@ def _stage(cfg: DictConfig, run: Run, fields: Fields) -> Stage:
     encoder = build(cfg.tokenizer).encoder(cache)
     stage = Stage(encoder, taggers, measures, filters, fields, cfg.repair, run.output)
     # What is missing is said before a folder is claimed or a process started.
-    for part in (*taggers.values(), *measures.values()):
-        pickle.loads(pickle.dumps(part)).load()
+    pickled = pickle.dumps(stage)
+    if _processes(cfg, stage) == 1:
+        prime(pickled)  # this process will tag
+    else:
+        pickle.loads(pickled).load()
     return stage
+
+
+def _processes(cfg: DictConfig, stage: Stage) -> int | None:
+    """How many tag; None is one per core."""
+    return 1 if stage.main_process else cast(int | None, cfg.workers)
 
 
 def _columns(part: Tagger | Measure) -> Iterable[str]:

@@ -53,12 +53,19 @@ class Stage:
         return any(tagger.main_process for tagger in self.taggers.values())
 
     def load(self) -> None:
-        """Get every part ready."""
+        """Get taggers and measures ready.
+
+        Raises:
+            ConfigError: what one of them needs is missing.
+        """
         parts: list[Tagger | Measure] = [*self.taggers.values(), *self.measures.values()]
         for part in parts:
             part.load()
-        for name, filter_ in self.filters.items():
-            filter_.load(self.filter_folder(name))
+
+    def load_filters(self) -> None:
+        """Get the filters ready, once they have prepared."""
+        for name, part in self.filters.items():
+            part.load(self.filter_folder(name))
 
     def filter_folder(self, name: str) -> Path:
         """Where a filter keeps what it has prepared."""
@@ -227,17 +234,39 @@ def tag_shard(job: Job) -> tuple[str, int, Counts]:
     return shard.corpus, shard.number, counts
 
 
-_stage: tuple[bytes, Stage] | None = None
+@dataclass
+class _Opened:
+    """The stage that this process has open."""
+
+    pickled: bytes
+    stage: Stage
+    filters: bool = False
+
+
+_open: _Opened | None = None
+
+
+def prime(pickled: bytes) -> None:
+    """Load a stage's taggers and measures in this process, which the first shard then finds ready.
+
+    Raises:
+        ConfigError: what one of them needs is missing.
+    """
+    global _open
+    if _open is None or _open.pickled != pickled:
+        stage = pickle.loads(pickled)
+        stage.load()
+        _open = _Opened(pickled, stage)
 
 
 def _opened(pickled: bytes) -> Stage:
     """The stage, loaded once per process."""
-    global _stage
-    if _stage is None or _stage[0] != pickled:
-        stage = pickle.loads(pickled)
-        stage.load()
-        _stage = pickled, stage
-    return _stage[1]
+    prime(pickled)
+    assert _open is not None
+    if not _open.filters:
+        _open.stage.load_filters()
+        _open.filters = True
+    return _open.stage
 
 
 def batches(found: Iterator[Document], stage: Stage) -> Iterator[Batch]:
