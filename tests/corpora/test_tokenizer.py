@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from njsl.core.types import ConfigError, DataError
-from njsl.corpora.tokenizer import HuggingFace, SentencePiece, Tiktoken, Tokenizer, TrainedBPE
+from njsl.corpora.tiktoken import Tiktoken
+from njsl.corpora.tokenizer import HuggingFace, SentencePiece, Tokenizer, TrainedBPE
 
 SPECIAL = ["<s>", "</s>", "<unk>", "<pad>", "<|endoftext|>", "<0x0A>"]
 LITERAL = "x = '</s>'\n# <s> and <|endoftext|> and <unk> here, <0x0A> too\n"

@@ -13,7 +13,7 @@ import yaml
 
 from njsl.core.check import build, locate
 from njsl.core.types import ConfigError, Document
-from njsl.corpora.tokenizer import Tiktoken
+from njsl.corpora.tiktoken import Tiktoken
 from njsl.tag.base import Batch, Encoder, Filter, Measure, Tagger
 from njsl.tag.features import PUBLISHED
 
