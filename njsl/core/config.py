@@ -27,11 +27,15 @@ class StoreConfig:
         name: ``paper`` looks for the published database and checks every file's SHA-256; ``folder`` opens any export.
         path: a folder; with ``name=paper`` optional, see ``njsl.store.paper``.
         view: ``raw`` is what the files say; ``curated`` applies the reviewed overlay ``njsl/store/data/curated.yaml``.
+        versions: ``one`` refuses labels made of several task versions or prompts; ``newest`` takes each model's newest.
+        pinned: by benchmark (``*`` at the end stands for any ending) the task version whose scores are read.
     """
 
     name: str = choice("paper", "folder")
     path: str | None = None
     view: str = choice("raw", "curated", default="raw")
+    versions: str = choice("one", "newest", default="one")
+    pinned: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

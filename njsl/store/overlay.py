@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from njsl.core.types import StoreError
+from njsl.store.versions import KEY, VARIANT
 
 if TYPE_CHECKING:
     from njsl.store.tasks import Task
@@ -19,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # What the paper's own code renames before it joins: the old harness's spellings. The first row of the file wins.
 RAW_ALIASES = ({"old": "hendrycksTest-*", "new": "mmlu_*"}, {"old": "arc:challenge", "new": "arc_challenge"})
-KEY = ["id", "benchmark", "setting", "metric"]
+MISSING = -1  # the export spells missing NULL and -1
 
 
 @dataclass(frozen=True)
@@ -71,22 +73,31 @@ class Overlay:
         _report(misfits, name, strict=strict)
         return table.reset_index()
 
-    def scores(self, table: pd.DataFrame, *, strict: bool) -> pd.DataFrame:
+    def scores(
+        self, table: pd.DataFrame, *, strict: bool, choose: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    ) -> pd.DataFrame:
         """``evaluation_results`` with one spelling per model and benchmark, and broken scores taken out.
 
         Where two rows become one, the row that already had the right spelling wins in ``curated``; in ``raw`` the
         first row of the file does, as in the paper.
 
+        Args:
+            table: the rows.
+            strict: every correction must meet the old value it was reviewed against.
+            choose: picks one task version per score, under the right spellings; without it all versions stay.
+
         Raises:
             StoreError: strict, and a correction meets another value.
+            DataError: whatever ``choose`` raises.
         """
         table = table.copy()
-        misfits = [entry for entry in self.entries.get("scores", []) if not _apply(table, entry)]
+        misfits = _apply(table, self.entries.get("scores", []))
         _report([f"{entry['id']}/{entry['benchmark']}" for entry in misfits], "evaluation_results", strict=strict)
+        key = KEY if choose else KEY + [name for name in VARIANT if name in table]
         right = table[KEY].copy()
         if self.view == "raw":
             table["benchmark"] = renamed(table["benchmark"], list(RAW_ALIASES))
-            return table.drop_duplicates(KEY)
+            return (choose(table) if choose else table).drop_duplicates(key)
         table["id"] = renamed(table["id"], self.entries["model_aliases"])
         aliases = self.entries["benchmark_aliases"]
         table["benchmark"] = renamed(table["benchmark"], [entry for entry in aliases if entry["field"] == "benchmark"])
@@ -96,7 +107,9 @@ class Overlay:
                 rows = (table["benchmark"] == old_benchmark) & (table["metric"] == old_metric)
                 table.loc[rows, ["benchmark", "metric"]] = [benchmark, metric]
         arrived = (table[KEY] != right).any(axis=1)
-        return table.loc[arrived.sort_values(kind="stable").index].drop_duplicates(KEY).sort_index()
+        table = choose(table) if choose else table
+        arrived = arrived[table.index]
+        return table.loc[arrived.sort_values(kind="stable").index].drop_duplicates(key).sort_index()
 
     def definition(self, task: Task) -> tuple[str, ...]:
         """The benchmarks a task's label is the mean of."""
@@ -118,19 +131,40 @@ def curated() -> dict[str, list[dict[str, Any]]]:
     return entries
 
 
-def _apply(table: pd.DataFrame, entry: dict[str, Any]) -> bool:
-    """Correct one score, or all that a ``*`` at the end of the benchmark covers; False where there is nothing to."""
-    field = entry["field"]
-    rows = table["id"] == entry["id"]
-    for name in ("benchmark", "setting", "metric"):
-        if name in entry and name != field:
-            wanted = str(entry[name])
-            rows &= table[name].str.startswith(wanted[:-1]) if wanted.endswith("*") else table[name] == wanted
-    places = table.index[rows.astype(bool)]
-    if entry["old"] != "*":
-        places = [place for place in places if _same(table.at[place, field], entry["old"])]
-    table.loc[places, field] = float("nan") if entry["new"] is None else entry["new"]
-    return len(places) > 0
+def _apply(table: pd.DataFrame, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Correct single scores, or all that a ``*`` at the end of the benchmark covers.
+
+    Args:
+        table: all scores; changed in place.
+        entries: the corrections, in order.
+
+    Returns:
+        The entries that met nothing to correct.
+    """
+    if not entries:
+        return []
+    columns = {name: table[name].to_numpy(object, copy=True) for name in {*KEY, *(entry["field"] for entry in entries)}}
+    places = table.groupby("id", sort=False).indices  # a look at all rows per entry is slow
+    misfits = []
+    for entry in entries:
+        field = entry["field"]
+        wanted = [(name, str(entry[name])) for name in KEY[1:] if name in entry and name != field]
+        met = [
+            place
+            for place in places.get(entry["id"], ())
+            if all(_named(columns[name][place], pattern) for name, pattern in wanted)
+            and (entry["old"] == "*" or _same(columns[field][place], entry["old"]))
+        ]
+        columns[field][met] = float("nan") if entry["new"] is None else entry["new"]
+        if not met:
+            misfits.append(entry)
+    for field in {entry["field"] for entry in entries}:
+        table[field] = pd.Series(columns[field], index=table.index).astype(table[field].dtype)
+    return misfits
+
+
+def _named(name: str, pattern: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
 def renamed(names: pd.Series, aliases: list[dict[str, Any]]) -> pd.Series:
@@ -147,8 +181,8 @@ def renamed(names: pd.Series, aliases: list[dict[str, Any]]) -> pd.Series:
 
 
 def _same(found: Any, old: Any) -> bool:
-    if old is None or pd.isna(found):
-        return old is None and bool(pd.isna(found))
+    if old is None or pd.isna(found):  # the paper spells missing -1 too, this layout does not
+        return old in (None, MISSING) and bool(pd.isna(found))
     if isinstance(old, (int, float)) and not isinstance(old, bool):
         return abs(float(found) - old) <= 1e-9 * max(1.0, abs(old))
     return bool(found == old)

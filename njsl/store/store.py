@@ -5,43 +5,48 @@ from __future__ import annotations
 import ast
 import csv
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from njsl.core.types import ConfigError, DataError, StoreError
+from njsl.store import schema
+from njsl.store.load import PUBLISHED, first_line, load
+from njsl.store.versions import KEY, VARIANT, Versions
 
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
+    import pyarrow as pa
 
     from njsl.core.config import StoreConfig
-
-TABLES = ("model_annotations", "dataset_info", "evaluation_results")
 
 
 @dataclass(frozen=True)
 class AnalysisStore:
-    """The three tables of the paper's kind, plus its two optional files.
+    """A database of models in memory: the paper's three tables (version 1) or all of this layout (version 2).
 
-    Nothing on disk is ever changed, and no SQL of the folder is executed: its ``schema.sql`` and ``load.sql`` mark it
-    as an export, the columns and types are those of ``njsl/store/schema.sql``.
+    Nothing on disk is ever changed, and no SQL of a folder is executed: its ``schema.sql`` and ``load.sql`` mark it as
+    an export, the columns and types are those of ``njsl/store/data/fields.csv``.
 
     Attributes:
         source: the folder or file it was read from.
         connection: DuckDB in memory, cut off from the file system.
-        freegen: path of the free-generation features, a row per model, or None.
+        version: of the layout it was read in.
+        freegen: path of the free-generation features, a row per model, or None: those of the database, if any.
         selected: path of the features the paper selected per task, or None.
         published: the files were checked against the published checksums.
+        versions: which task versions and prompts labels may be made of.
     """
 
     source: Path
     connection: duckdb.DuckDBPyConnection
+    version: int
     freegen: Path | None = None
     selected: Path | None = None
     published: bool = False
+    versions: Versions = field(default_factory=Versions)
 
     @classmethod
     def from_existing(
@@ -51,30 +56,32 @@ class AnalysisStore:
         selected: Path | None = None,
         *,
         published: bool = False,
+        versions: Versions | None = None,
     ) -> Self:
         """Open an export folder (``schema.sql``, ``load.sql``, a CSV per table) or a DuckDB file.
 
         Raises:
-            StoreError: it is neither, a table or column is missing, a value has the wrong type, a row is cut short, a
-                key stands twice, or a writer holds the file.
+            StoreError: see ``njsl.store.load.load``.
         """
-        import duckdb
-
         path = Path(path).expanduser()
-        connection = duckdb.connect(":memory:", config={"threads": "1"})
-        connection.execute(files("njsl.store").joinpath("schema.sql").read_text())
-        try:
-            if path.is_dir():
-                _load_folder(connection, path)
-            elif path.is_file():
-                _load_file(connection, path)
-            else:
-                raise StoreError(f"{path}: no such folder or file; an export folder or a DuckDB file is accepted")
-        except duckdb.Error as error:
-            raise StoreError(f"{path}: {_first_line(error)}") from error
+        connection, version = load(path)
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
-        return cls(path, connection, freegen, selected, published)
+        return cls(path, connection, version, freegen, selected, published, versions or Versions())
+
+    @classmethod
+    def open(cls, source: str) -> Self:
+        """Open ``paper`` (the published database, wherever it is found) or a folder or file.
+
+        Raises:
+            StoreError: see ``from_existing`` and ``njsl.store.paper.locate``.
+        """
+        if source != "paper":
+            return cls.from_existing(source)
+        from njsl.store.paper import locate
+
+        paper = locate(None)
+        return cls.from_existing(paper.export, paper.freegen, paper.selected, published=True)
 
     def __enter__(self) -> Self:
         return self
@@ -82,11 +89,96 @@ class AnalysisStore:
     def __exit__(self, *_: object) -> None:
         self.connection.close()
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of its tables."""
+        return PUBLISHED if self.version == 1 else tuple(schema.tables())
+
     def table(self, name: str) -> pd.DataFrame:
-        """One of the three tables as it stands in the file, in the file's row order."""
-        if name not in TABLES:
-            raise StoreError(f"table {name!r}: accepted are {', '.join(TABLES)}")
+        """One table as it stands in the file, in the file's row order."""
+        if name not in self.tables:
+            raise StoreError(f"table {name!r}: accepted are {', '.join(self.tables)}")
         return self.connection.execute(f"SELECT * FROM {name} ORDER BY rowid").df()
+
+    def label_rows(self) -> pd.DataFrame:
+        """``evaluation_results`` with the columns that labels are made of, in the file's row order."""
+        columns = [*KEY, "metric_value", *([] if self.version == 1 else [*VARIANT, "evaluated_on"])]
+        return self.connection.execute(f"SELECT {', '.join(columns)} FROM evaluation_results ORDER BY rowid").df()
+
+    def models(self, view: str = "raw", *, arrow: bool = False) -> pd.DataFrame | pa.Table:
+        """What is known of every model, a row each by id: annotations, data composition, family; missing is NaN.
+
+        Args:
+            view: ``raw``, or ``curated`` with the reviewed corrections.
+            arrow: an Arrow table instead of pandas.
+
+        Raises:
+            StoreError: the corrections do not fit the published database.
+        """
+        from njsl.store.views import facts
+
+        return _as(facts(self, view), arrow)
+
+    def scores(self, view: str = "raw", *, arrow: bool = False) -> pd.DataFrame | pa.Table:
+        """``evaluation_results`` under the view's spellings, every version of a task a row of its own.
+
+        Args:
+            view: ``raw``, or ``curated`` with aliases applied and broken scores taken out.
+            arrow: an Arrow table instead of pandas.
+
+        Raises:
+            StoreError: the corrections do not fit the published database.
+        """
+        from njsl.store.overlay import Overlay
+
+        rows = Overlay.load(view).scores(self.table("evaluation_results"), strict=self.published)
+        return _as(rows.reset_index(drop=True), arrow)
+
+    def features(self, *, arrow: bool = False) -> pd.DataFrame | pa.Table:
+        """Free-generation features, a row per model by ``id``; columns as published.
+
+        Raises:
+            DataError: the store has none.
+        """
+        return _as(self.freegen_features().reset_index(), arrow)
+
+    def frame(
+        self, tasks: str | list[str] = "core", view: str = "raw", *, freegen: bool = False, arrow: bool = False
+    ) -> pd.DataFrame | pa.Table:
+        """Base models that can be regressed on, by ``id``: features, ``org``, ``family``, and a label column per task.
+
+        Args:
+            tasks: a set's name, a task's name, or a list of them.
+            view: ``raw`` or ``curated``.
+            freegen: with the free-generation features.
+            arrow: an Arrow table instead of pandas.
+
+        Raises:
+            ConfigError: a task that does not exist.
+            DataError: labels would mix task versions or prompts (see ``versions``), or there are no such features.
+        """
+        from njsl.store.tasks import find_tasks
+        from njsl.store.views import labelled
+
+        base, labels = labelled(self, view, find_tasks(tasks), freegen=freegen)
+        return _as(base.join(labels).reset_index(), arrow)
+
+    def sql(self, query: str, *, arrow: bool = False) -> pd.DataFrame | pa.Table:
+        """The answer to one SELECT over the tables as they stand; DuckDB's SQL.
+
+        Raises:
+            StoreError: no single SELECT, or one that DuckDB refuses.
+        """
+        import duckdb
+
+        try:
+            statements = self.connection.extract_statements(query)
+            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                raise StoreError("sql: one SELECT is accepted; a store is read-only")
+            answer = self.connection.execute(statements[0])
+            return answer.to_arrow_table() if arrow else answer.df()
+        except duckdb.Error as error:
+            raise StoreError(f"sql: {first_line(error)}") from error
 
     def freegen_features(self) -> pd.DataFrame:
         """Free-generation features, indexed by model id; columns as published.
@@ -97,11 +189,7 @@ class AnalysisStore:
         import pandas as pd
 
         if self.freegen is None:
-            raise DataError(
-                f"{self.source}: free-generation features need the file "
-                "performance_prediction/all_models_feature_stats_3_03_with_ratios.csv; with store=paper name the root "
-                "of a clone of the paper's repository as store.path"
-            )
+            return self._own_features()
         frame = pd.read_csv(self.freegen, index_col="id")
         for name in frame.columns:
             if frame[name].dtype.kind not in "fi":
@@ -109,6 +197,18 @@ class AnalysisStore:
         if frame.index.has_duplicates:
             raise DataError(f"{self.freegen}: id {frame.index[frame.index.duplicated()][0]!r} stands twice")
         return frame.astype("float64")
+
+    def _own_features(self) -> pd.DataFrame:
+        rows = self.table("model_features") if "model_features" in self.tables else None
+        if rows is None or rows.empty:
+            raise DataError(
+                f"{self.source}: free-generation features need the file "
+                "performance_prediction/all_models_feature_stats_3_03_with_ratios.csv; with store=paper name the root "
+                "of a clone of the paper's repository as store.path; into a database of yours: python -m njsl.store "
+                "import-features"
+            )
+        order = list(dict.fromkeys(rows["feature"]))
+        return rows.pivot(index="id", columns="feature", values="value")[order].rename_axis(columns=None)
 
     def selected_features(self) -> dict[tuple[str, str], list[str]]:
         """The paper's feature list for each (task, setting), in its own order, under the database's column names.
@@ -135,7 +235,7 @@ class AnalysisStore:
     def sha256(self) -> str:
         """One checksum over everything the store was read from, independent of where it lies."""
         digest = hashlib.sha256()
-        tables = [self.source / f"{name}.csv" for name in TABLES] if self.source.is_dir() else [self.source]
+        tables = [self.source / f"{name}.csv" for name in self.tables] if self.source.is_dir() else [self.source]
         for path in [*tables, self.freegen, self.selected]:
             digest.update(b"-" if path is None else hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
@@ -154,81 +254,23 @@ def open_store(config: StoreConfig) -> tuple[AnalysisStore, str]:
         ConfigError: ``name=folder`` without a path.
         StoreError: see ``AnalysisStore.from_existing`` and ``njsl.store.paper.locate``.
     """
+    versions = Versions(config.versions, dict(config.pinned))
     if config.name == "paper":
         from njsl.store.paper import locate
 
         paper = locate(config.path)
-        store = AnalysisStore.from_existing(paper.export, paper.freegen, paper.selected, published=True)
+        store = AnalysisStore.from_existing(
+            paper.export, paper.freegen, paper.selected, published=True, versions=versions
+        )
         return store, f"{paper.export} ({paper.way})"
     if config.path is None:
         raise ConfigError("store.path: a value is required with store=folder: an export folder or a DuckDB file")
-    return AnalysisStore.from_existing(config.path), f"{config.path} (store.path, unchecked)"
+    return AnalysisStore.from_existing(config.path, versions=versions), f"{config.path} (store.path, unchecked)"
 
 
-def _load_folder(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
-    import duckdb
+def _as(frame: pd.DataFrame, arrow: bool) -> pd.DataFrame | pa.Table:
+    if not arrow:
+        return frame
+    import pyarrow as pa
 
-    missing = [
-        name for name in ("schema.sql", "load.sql", *(f"{t}.csv" for t in TABLES)) if not (folder / name).exists()
-    ]
-    if missing:
-        raise StoreError(f"{folder}: not an export folder, it lacks {', '.join(missing)}")
-    for table in TABLES:
-        path = folder / f"{table}.csv"
-        try:
-            _load_csv(connection, table, path)
-        except duckdb.Error as error:
-            raise StoreError(f"{path}: {_first_line(error)}") from error
-
-
-def _load_csv(connection: duckdb.DuckDBPyConnection, table: str, path: Path) -> None:
-    """Read everything as text first, so that a bad value is reported with its line, column and accepted type."""
-    types = {name: kind for name, kind, *_ in connection.execute(f"DESCRIBE {table}").fetchall()}
-    with path.open("rb") as file:
-        header = file.readline().decode("utf-8", "replace").strip()
-        file.seek(0, 2)
-        if file.tell() == 0:
-            raise StoreError(f"{path}: empty; the header {','.join(types)} and a row per line are accepted")
-        file.seek(-1, 2)
-        if file.read(1) != b"\n":
-            raise StoreError(f"{path}: ends in the middle of a line (truncated); fetch or export it again")
-    found = next(csv.reader([header]))
-    if found != list(types):
-        wrong = [name for name in types if name not in found] or [name for name in found if name not in types] or found
-        raise StoreError(f"{path}: column {wrong[0]!r} is missing, unknown or misplaced; accepted: {','.join(types)}")
-    text = dict.fromkeys(types, "VARCHAR")
-    connection.execute(
-        f"CREATE TEMP TABLE text AS SELECT * FROM read_csv(?, header=true, delim=',', quote='\"', escape='\"', "
-        f"columns={text}, nullstr='', null_padding=false, ignore_errors=false, parallel=false)",
-        [str(path)],
-    )
-    for name, kind in types.items():
-        wrong_type = f'TRY_CAST("{name}" AS {kind}) IS NULL'
-        if kind in ("INTEGER", "BIGINT"):  # a cast would round 1.5 and say nothing
-            wrong_type += f' OR TRY_CAST("{name}" AS DOUBLE) <> TRY_CAST("{name}" AS {kind})'
-        bad = connection.execute(
-            f'SELECT rowid, "{name}" FROM text WHERE "{name}" IS NOT NULL AND ({wrong_type}) ORDER BY rowid LIMIT 1'
-        ).fetchone()
-        if bad:
-            raise StoreError(f"{path}: data row {bad[0] + 1}, column {name!r}: {bad[1]!r}; {kind} is accepted")
-    connection.execute(f"INSERT INTO {table} SELECT * FROM text ORDER BY rowid")
-    connection.execute("DROP TABLE text")
-
-
-def _load_file(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    import duckdb
-
-    try:
-        connection.execute(f"ATTACH '{str(path).replace(chr(39), chr(39) * 2)}' AS source (READ_ONLY)")
-    except duckdb.IOException as error:
-        if "lock" in str(error).lower():
-            raise StoreError(f"{path}: another process has it open for writing; close that, or export it") from error
-        raise StoreError(f"{path}: not a DuckDB file this DuckDB can read: {_first_line(error)}") from error
-    for table in TABLES:
-        columns = ", ".join(f'"{name}"' for name, *_ in connection.execute(f"DESCRIBE {table}").fetchall())
-        connection.execute(f"INSERT INTO {table} SELECT {columns} FROM source.{table} ORDER BY rowid")
-    connection.execute("DETACH source")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return pa.Table.from_pandas(frame, preserve_index=False)

@@ -1,8 +1,10 @@
 """The task table: a row per task in ``data/tasks.csv``, never a file per variant.
 
-A label is the mean score over the benchmarks a row names (``*`` at the end stands for any ending). ``chance`` is the
-score of guessing: 1/K for K choices under accuracy, 1 - 1/K under the Brier score summed over K classes. TruthfulQA's
-questions have 2 to 13 choices, and its second score is a probability mass: 0.25 is a floor below every label there.
+A label is the mean score over the benchmarks a row names (``*`` at the end stands for any ending; the 57 subjects of
+MMLU stand by name, source arXiv 2009.03300, appendix B, so that other tasks of the same prefix never join them).
+``chance`` is the score of guessing: 1/K for K choices under accuracy, 1 - 1/K under the Brier score summed over K
+classes. TruthfulQA's questions have 2 to 13 choices, and its second score is a probability mass: 0.25 is a floor below
+every label there.
 """
 
 from __future__ import annotations

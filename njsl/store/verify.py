@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from njsl.store.overlay import RAW_ALIASES, Overlay, renamed
+from njsl.store.overlay import MISSING, RAW_ALIASES, Overlay, renamed
 from njsl.store.tasks import task_table
-from njsl.store.views import MISSING, NUMERIC, known_groups, labels, models, owner
+from njsl.store.versions import CELL, VARIANT, Versions
+from njsl.store.views import NUMERIC, known_groups, labels, models, owner
 
 if TYPE_CHECKING:
     from njsl.store.store import AnalysisStore
@@ -21,11 +22,15 @@ SHARE_TOLERANCE = 1.0  # [percent]
 RANGES = {"accuracy": (0.0, 1.0), "acc_norm": (0.0, 1.0), "brier_score": (0.0, 2.0), "perplexity": (1.0, 1e6)}
 
 
+ERRORS = ("range", "parent")  # what is wrong wherever it stands; the rest is odd, and for a person to judge
+
+
 class Finding(NamedTuple):
     """One row of ``AnalysisStore.verify()``.
 
     Attributes:
-        check: ``orphan``, ``alias``, ``shares``, ``range``, ``nan``, ``zero`` or ``missing_eval``.
+        check: ``orphan``, ``alias``, ``shares``, ``range``, ``nan``, ``zero``, ``missing_eval``, ``parent`` or
+            ``versions``.
         table, id, field: where; ``id`` is empty where the finding is not about one model.
         value: what is there.
         message: what is odd about it.
@@ -50,6 +55,9 @@ def findings(store: AnalysisStore) -> pd.DataFrame:
         *_ranges(annotations, datasets, scores),
         *_broken(scores),
         *_missing(store),
+        *(_parents(store.table("models")) if store.version > 1 else ()),
+        *(_stages(store.table("stage_datasets")) if store.version > 1 else ()),
+        *(_versions(scores) if store.version > 1 else ()),
     ]
     return pd.DataFrame(found, columns=list(Finding._fields)).sort_values(
         ["check", "id", "field"], ignore_index=True, kind="stable"
@@ -140,8 +148,41 @@ def _missing(store: AnalysisStore) -> Iterator[Finding]:
     """Tasks of the table that a model which could be regressed on has no label for."""
     base = models(store, "raw", freegen=False)
     overlay = Overlay.load("raw")
-    scores = overlay.scores(store.table("evaluation_results"), strict=False)
+    scores = overlay.scores(
+        store.table("evaluation_results"),
+        strict=False,
+        choose=Versions("newest").choose,
+    )
     for task in task_table().values():
         for name in base.index.difference(labels(scores, overlay, task).index):
             where = f"{task.key.task} {task.key.setting} {task.key.metric}"
             yield Finding("missing_eval", "evaluation_results", str(name), where, "", "no label for this task")
+
+
+def _parents(models: pd.DataFrame) -> Iterator[Finding]:
+    """Parents that are not there, and models that descend from themselves."""
+    parent = dict(models.dropna(subset="parent")[["id", "parent"]].itertuples(index=False))
+    known = set(models["id"])
+    for name in sorted(parent):
+        line, last = {name}, parent[name]
+        while last in parent and last not in line:
+            line.add(last)
+            last = parent[last]
+        if last == name:
+            yield Finding("parent", "models", name, "parent", parent[name], "descends from itself")
+        elif parent[name] not in known:
+            yield Finding("orphan", "models", name, "parent", parent[name], "its parent is not in the database")
+
+
+def _stages(mixes: pd.DataFrame) -> Iterator[Finding]:
+    total = mixes.groupby(["id", "stage"])["share_pct"].sum()
+    for (name, stage), value in total[total > 100 + SHARE_TOLERANCE].items():
+        yield Finding("range", "stage_datasets", name, f"stage {stage} share_pct", f"{value:g}", "sum is above 100")
+
+
+def _versions(scores: pd.DataFrame) -> Iterator[Finding]:
+    """Benchmarks whose scores do not come from one task version and prompt."""
+    variants = scores.drop_duplicates([*CELL, *VARIANT]).groupby(CELL, sort=True).size()
+    for cell, number in variants[variants > 1].items():
+        message = "task versions or prompts: labels need store.versions=newest or store.pinned"
+        yield Finding("versions", "evaluation_results", "", " ".join(cell), str(number), message)

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from njsl.core.types import DataError
-from njsl.store.overlay import Overlay
+from njsl.store.overlay import MISSING, Overlay
+from njsl.store.versions import KEY
 
 if TYPE_CHECKING:
     from njsl.store.store import AnalysisStore
@@ -42,7 +43,6 @@ CATEGORICAL = (
     "positional_embeddings",
 )
 MIN_MODELS = 30
-MISSING = -1  # the export spells missing NULL and -1
 NO_OWNER = "(none)"
 
 
@@ -70,6 +70,27 @@ class TaskFrame:
         return self.features.index.to_numpy()
 
 
+def facts(store: AnalysisStore, view: str) -> pd.DataFrame:
+    """All that is known of every model, a row each, sorted by id; missing numbers are NaN.
+
+    Args:
+        store: an open store.
+        view: ``raw`` or ``curated``.
+
+    Raises:
+        StoreError: the overlay does not fit the database.
+    """
+    overlay = Overlay.load(view)
+    annotations = overlay.correct(store.table("model_annotations"), "model_annotations", strict=store.published)
+    datasets = overlay.correct(store.table("dataset_info"), "dataset_info", strict=store.published)
+    joined = annotations.merge(datasets, on="id", how="outer")
+    if "models" in store.tables:
+        joined = store.table("models").merge(joined, on="id", how="left")
+    numbers = [name for name in joined if pd.api.types.is_numeric_dtype(joined[name]) and joined[name].dtype != bool]
+    joined[numbers] = joined[numbers].mask(joined[numbers] == MISSING)
+    return joined.sort_values("id", ignore_index=True)
+
+
 def models(store: AnalysisStore, view: str, *, freegen: bool) -> pd.DataFrame:
     """Base models that can be regressed on, by id: features, ``org`` and ``family``.
 
@@ -85,13 +106,9 @@ def models(store: AnalysisStore, view: str, *, freegen: bool) -> pd.DataFrame:
         DataError: free-generation features are asked for and the store has none.
         StoreError: the overlay does not fit the database.
     """
-    overlay = Overlay.load(view)
-    annotations = overlay.correct(store.table("model_annotations"), "model_annotations", strict=store.published)
-    datasets = overlay.correct(store.table("dataset_info"), "dataset_info", strict=store.published)
-    joined = annotations.merge(datasets, on="id", how="left").set_index("id").sort_index()
+    joined = facts(store, view).set_index("id")
     tuned = joined["is_instruction_tuned"].fillna(False).astype(bool)
     numbers = joined[list(NUMERIC.values())].set_axis(list(NUMERIC), axis=1).astype("float64")
-    numbers = numbers.mask(numbers == MISSING)
     eligible = ~tuned & (numbers["total_params"] > 0) & (numbers["total_tokens_billions"] > 0)
     frame, joined = numbers[eligible].copy(), joined[eligible]
     for name in CATEGORICAL:
@@ -100,11 +117,12 @@ def models(store: AnalysisStore, view: str, *, freegen: bool) -> pd.DataFrame:
         features = store.freegen_features()
         frame = frame.join(features.where(np.isfinite(features)), how="left")
     groups = known_groups()
-    unknown = [identity for identity in frame.index if identity not in groups]
-    # Who is not in the overlay is grouped by owner, all its unknown models together.
-    groups |= {identity: (owner(identity), owner(identity)) for identity in unknown}
-    frame["org"] = [groups[identity][0] for identity in frame.index]
-    frame["family"] = [groups[identity][1] for identity in frame.index]
+    if "family" in joined:  # what the database says itself, for models the overlay does not know
+        told = joined["family"].dropna().items()
+        groups = {str(name): (owner(str(name)), family) for name, family in told} | groups
+    # Who is in neither is grouped by owner, all its unknown models together.
+    frame["org"] = [groups[name][0] if name in groups else owner(name) for name in frame.index]
+    frame["family"] = [groups[name][1] if name in groups else owner(name) for name in frame.index]
     return frame
 
 
@@ -120,11 +138,8 @@ def labels(scores: pd.DataFrame, overlay: Overlay, task: Task) -> pd.Series:
         overlay: the view's.
         task: a row of the task table.
     """
-    rows = scores[(scores["setting"] == task.key.setting) & (scores["metric"] == task.key.metric)]
-    prefixes = tuple(name[:-1] for name in overlay.definition(task) if name.endswith("*"))
-    wanted = rows["benchmark"].isin(overlay.definition(task)) | rows["benchmark"].str.startswith(prefixes)
-    rows = rows[wanted.astype(bool)]
-    grouped = rows.groupby("id", sort=True)["metric_value"]
+    rows = scores[_wanted(scores, overlay, task)]
+    grouped = rows.groupby("id", sort=True, observed=True)["metric_value"]
     mean = grouped.mean()
     if overlay.complete:
         exact = [name for name in overlay.definition(task) if not name.endswith("*")]
@@ -132,20 +147,55 @@ def labels(scores: pd.DataFrame, overlay: Overlay, task: Task) -> pd.Series:
     return mean.dropna()
 
 
+def _wanted(scores: pd.DataFrame, overlay: Overlay, task: Task) -> pd.Series:
+    """[rows] bool: what a task's label is the mean of."""
+    prefixes = tuple(name[:-1] for name in overlay.definition(task) if name.endswith("*"))
+    names = [
+        name
+        for name in scores["benchmark"].unique()
+        if name in overlay.definition(task) or (prefixes and name.startswith(prefixes))
+    ]
+    return (
+        (scores["setting"] == task.key.setting)
+        & (scores["metric"] == task.key.metric)
+        & scores["benchmark"].isin(names)
+    )
+
+
+def labelled(store: AnalysisStore, view: str, tasks: list[Task], *, freegen: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Base models, and their labels: a column per task [models, tasks], NaN where a model has none.
+
+    Raises:
+        DataError: labels would mix task versions or prompts (``AnalysisStore.versions``).
+        StoreError: the overlay does not fit the database.
+    """
+    base = models(store, view, freegen=freegen)
+    overlay = Overlay.load(view)
+
+    def relevant(scores: pd.DataFrame) -> pd.Series:
+        found = pd.Series(False, index=scores.index)
+        for task in tasks:
+            found |= _wanted(scores, overlay, task)
+        return found & scores["id"].isin(base.index)
+
+    scores = overlay.scores(
+        store.label_rows(), strict=store.published, choose=lambda rows: store.versions.choose(rows, relevant)
+    )
+    scores = scores.loc[scores["id"].isin(base.index), [*KEY, "metric_value"]].astype(dict.fromkeys(KEY, "category"))
+    return base, pd.DataFrame({task.key.task: labels(scores, overlay, task) for task in tasks}, index=base.index)
+
+
 def task_frames(store: AnalysisStore, view: str, tasks: list[Task], *, freegen: bool) -> list[TaskFrame]:
     """A frame per task.
 
     Raises:
-        DataError: fewer than 30 models have a label for a task.
+        DataError: fewer than 30 models have a label for a task, or ``labelled`` refuses.
     """
-    base = models(store, view, freegen=freegen)
-    overlay = Overlay.load(view)
-    scores = overlay.scores(store.table("evaluation_results"), strict=store.published)
-    scores = scores[scores["id"].isin(base.index)]
+    base, y_of_task = labelled(store, view, tasks, freegen=freegen)
     frames = []
     for task in tasks:
-        y = labels(scores, overlay, task)
-        rows = base[base.index.isin(y.index)]
+        y = y_of_task[task.key.task].dropna()
+        rows = base.loc[y.index]
         if len(rows) < MIN_MODELS:
             raise DataError(
                 f"task {task.key.task} ({task.key.setting}, {task.key.metric}): {len(rows)} models have a label in "
@@ -155,7 +205,7 @@ def task_frames(store: AnalysisStore, view: str, tasks: list[Task], *, freegen: 
             TaskFrame(
                 task,
                 rows.drop(columns=["org", "family"]),
-                y[rows.index].to_numpy("float64"),
+                y.to_numpy("float64"),
                 rows["org"].to_numpy(dtype=object),
                 rows["family"].to_numpy(dtype=object),
             )

@@ -18,7 +18,7 @@ from export import tables, write
 from njsl.core.config import StoreConfig
 from njsl.core.types import DataError, StoreError
 from njsl.store import AnalysisStore, open_store
-from njsl.store.store import TABLES
+from njsl.store.load import PUBLISHED as TABLES
 
 NUMBERS = {"dimension", "num_heads", "mlp_ratio", "sequence_length", "batch_instances", "batch_tokens", "total_params"}
 FLAGS = {"weight_tying", "is_instruction_tuned", "is_preference_tuned"}

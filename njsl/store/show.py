@@ -1,0 +1,95 @@
+"""What a database holds: its tables, one model's profile, and which tasks which models have a label for."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from njsl.core.types import DataError
+from njsl.store.overlay import Overlay
+from njsl.store.tasks import find_tasks
+from njsl.store.versions import Versions
+from njsl.store.views import facts, labels
+
+if TYPE_CHECKING:
+    from njsl.store.store import AnalysisStore
+
+
+def overview(store: AnalysisStore) -> list[dict[str, Any]]:
+    """Every table with its number of rows and its columns."""
+    found = []
+    for name in store.tables:
+        columns = store.sql(f"DESCRIBE {name}")["column_name"].tolist()
+        rows = int(store.sql(f"SELECT count(*) AS n FROM {name}")["n"].iloc[0])
+        found.append({"table": name, "rows": rows, "columns": columns})
+    return found
+
+
+def profile(store: AnalysisStore, identity: str, view: str) -> dict[str, Any]:
+    """All that is known of one model: facts with their sources, training stages, labels, scores, features.
+
+    Raises:
+        DataError: no such model; close names are offered.
+    """
+    known = facts(store, view).set_index("id")
+    scores = store.scores(view)
+    ids = {*known.index, *scores["id"]}
+    if identity not in ids:
+        close = difflib.get_close_matches(identity, sorted(ids), 3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"{len(ids)} models are there"
+        raise DataError(f"{store.source}: no model {identity!r}; {hint}")
+    row = known.loc[identity].dropna() if identity in known.index else pd.Series(dtype=object)
+    told = {str(name): _plain(value) for name, value in row.items()}
+    rows = scores[scores["id"] == identity].drop(columns="id")
+    found: dict[str, Any] = {"id": identity, "facts": told, "labels": {}, "scores": _records(rows)}
+    table = coverage(store, view)
+    if identity in table.index:
+        found["labels"] = {str(task): float(value) for task, value in table.loc[identity].dropna().items()}
+    if store.version > 1:
+        origins = store.table("provenance")
+        of_models = origins["subject"] != "datasets"  # which may bear a model's name
+        mine = origins[of_models & (origins["row_key"].str.split("#").str[0] == identity)]
+        found["provenance"] = _records(mine.drop(columns="row_key"))
+        for name in ("training_stages", "stage_datasets", "model_features"):
+            frame = store.table(name)
+            found[name] = _records(frame[frame["id"] == identity].drop(columns="id"))
+        aliases = store.table("aliases")
+        found["aliases"] = aliases.loc[aliases["name"] == identity, "alias"].tolist()
+    return found
+
+
+def coverage(store: AnalysisStore, view: str, tasks: str | list[str] = "core") -> pd.DataFrame:
+    """Labels [models, tasks] of all models, tuned ones too, NaN where one is missing; each score in its newest version.
+
+    Raises:
+        ConfigError: a task that does not exist.
+    """
+    overlay = Overlay.load(view)
+    rows = overlay.scores(
+        store.label_rows(),
+        strict=store.published,
+        choose=Versions("newest").choose,
+    )
+    ids = sorted({*facts(store, view)["id"], *rows["id"]})
+    columns = {task.key.task: labels(rows, overlay, task) for task in find_tasks(tasks)}
+    return pd.DataFrame(columns, index=pd.Index(ids, name="id"))
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {str(name): _plain(value) for name, value in row.items() if not pd.isna(value)}
+        for row in frame.to_dict(orient="records")
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON has: no numpy, no day with a time."""
+    if isinstance(value, pd.Timestamp):
+        return value.date().isoformat()
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value
