@@ -35,7 +35,7 @@ class StoreConfig:
     path: str | None = None
     view: str = choice("raw", "curated", default="raw")
     versions: str = choice("one", "newest", default="one")
-    pinned: dict[str, str] = field(default_factory=dict)
+    pinned: dict[str, str] = field(default_factory=dict, metadata={"may_be_empty": True})
 
 
 @dataclass

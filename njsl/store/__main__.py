@@ -93,9 +93,21 @@ class _Parser(argparse.ArgumentParser):
         raise DataError(f"{self.prog}: {message}; see {self.prog} --help")
 
 
+class _Verb(_Parser):
+    """A verb's words in any order: argparse takes an optional SOURCE only before the options."""
+
+    apart = False  # options and positionals are being read one after the other
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.apart:
+            return super().parse_known_args(args, namespace)
+        self.apart = True
+        return self.parse_known_intermixed_args(args, namespace)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m njsl.store", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB", parser_class=_Verb)
 
     def verb(name: str, run: Any, text: str, database: str = "") -> argparse.ArgumentParser:
         found = verbs.add_parser(name, help=text, description=text)
@@ -403,7 +415,7 @@ def _loaded(source: str | None) -> Any:
     if source != "paper":
         path = Path(os.path.expanduser(source))
         connection, version = load(path)
-        upgrade(connection, version, path.name, datetime.date.today())
+        upgrade(connection, version, path.resolve().name, datetime.date.today())
         return connection
     from njsl.store.feature_files import read_features
     from njsl.store.paper import locate

@@ -125,7 +125,7 @@ class Editor:
                 "accepted: --on-conflict=keep or --on-conflict=replace"
             )
             return outcome
-        replaced = outcome.conflicts if rule == "replace" else []
+        replaced = list(self._lost(pending)) if rule == "replace" else []
         places = {(old.table, old.key, old.field) for old in replaced}
         origins = dict(self._origins(source, tables, pending, places))  # may refuse, so before anything is put
         for table, rows_by_key in [*pending.items(), ("provenance", origins)]:
@@ -173,6 +173,9 @@ class Editor:
             self._aliases[kind, alias] = name
             if self._rows["aliases"].get((kind, alias)) != given:
                 self._put("aliases", (kind, alias), given)
+            if rule == "keep":  # what stood under the alias goes
+                lost = [Conflict(old.table, old.key, old.field, old.new, old.old) for old in outcome.conflicts]
+                self._note_history(lost, f"{kind} {alias}")
             if meant != name:
                 self._note_history([Conflict("aliases", row_key(kind, alias), "name", meant, name)], None)
             for table, key in gone:
@@ -199,8 +202,10 @@ class Editor:
                     self._stage(table, {name: [key[i] for key in gone] for i, name in enumerate(names)})
                     self.connection.execute(f"DELETE FROM {table} AS old USING staged WHERE {_same_key(table)}")
             for table, fields in schema.tables().items():
+                if table not in self._touched:
+                    continue
                 there, rows = self._there[table], self._rows[table]
-                touched = [key for key in self._touched.get(table, ()) if key in rows]
+                touched = [key for key in self._touched[table] if key in rows]
                 cast = {name: f"CAST(staged.{name} AS {field.type})" for name, field in fields.items()}
                 values = ", ".join(f"{name} = {cast[name]}" for name in fields if name not in schema.keys(table))
                 changed = [rows[key] for key in touched if key in there]
@@ -235,7 +240,7 @@ class Editor:
         if unknown:
             raise DataError(f"{min(unknown)}: no table; accepted: {', '.join(schema.tables())}")
         tables = {
-            table: [self._named(table, row if source.checked else schema.check_row(table, row)) for row in rows]
+            table: [self._named(table, _said(row) if source.checked else schema.check_row(table, row)) for row in rows]
             for table, rows in source.tables.items()
         }
         told = {row.get("id") for row in tables.get("models", [])}
@@ -330,6 +335,16 @@ class Editor:
                         entry = dict(zip(schema.tables()["provenance"], values, strict=True))
                         yield place, schema.check_row("provenance", entry)
 
+    def _lost(self, pending: Mapping[str, Mapping[Key, Row]]) -> Iterator[Conflict]:
+        """The values that a change takes away: those that differ, and with a measurement its circumstances."""
+        for table, rows in pending.items():
+            for key, row in rows.items():
+                there = self._rows[table].get(key, {})
+                for name in schema.facts(table):
+                    old, new = there.get(name), row.get(name)
+                    if old is not None and name not in schema.flags(table) and not _equal(old, new):
+                        yield Conflict(table, row_key(*key), name, old, new)
+
     def _note_history(self, replaced: list[Conflict], source: str | None) -> None:
         last = max((key[0] for key in self._rows["history"]), default=0)
         for number, old in enumerate(replaced, last + 1):
@@ -375,6 +390,11 @@ def _merge(table: str, there: Row | None, row: Row, rule: str | None, outcome: O
     if table not in MEASURED:
         merged |= {name: there[name] or given.get(name, False) for name in flags}
     return _settled(table, merged), differ
+
+
+def _said(row: Row) -> Row:
+    """A row of its own without the fields that say nothing, as ``check_row`` gives it."""
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def _settled(table: str, row: Row) -> Row:

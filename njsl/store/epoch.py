@@ -16,7 +16,7 @@ from pathlib import Path
 from njsl.core.types import DataError
 from njsl.store.records import Origin, Records, row_key
 from njsl.store.schema import check_value, tables
-from njsl.store.sources import ACCEPTED_ID, is_address, model_id, shown
+from njsl.store.sources import ACCEPTED_ID, LARGEST_BYTES, is_address, model_id, shown
 
 NAMES = ("Model", "System")  # System until 2024
 # One quantity under three names; the table has no column for its unit.
@@ -82,6 +82,8 @@ def _rows(path: Path, ids: Mapping[str, str]) -> tuple[dict[str, dict[str, str |
     known: list[str] = []
     longest = csv.field_size_limit(_LONGEST)
     try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise DataError(f"{path}: {path.stat().st_size} bytes; a table of at most {LARGEST_BYTES} is accepted")
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             columns = reader.fieldnames or []

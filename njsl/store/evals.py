@@ -38,13 +38,13 @@ def result_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{_shown(path)}: no such file or folder; a result file or a folder of them is accepted")
-    root = path.resolve()
+    root = Path(os.path.realpath(path))
     found: dict[Path, Path] = {}
     for folder, folders, names in os.walk(path):
         folders.sort()
         for name in sorted(names):
             file = Path(folder, name)
-            real = file.resolve()
+            real = Path(os.path.realpath(file))  # a loop of links is no file, where Path.resolve raises
             if file.suffix == ".json" and real.is_file() and real.is_relative_to(root) and _is_result(file):
                 found.setdefault(real, file)
     if not found:

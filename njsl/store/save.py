@@ -40,7 +40,7 @@ def editing(path: Path, *, save: bool = True) -> Iterator[Editor]:
         path = path.resolve()
         connection, version = load(path)
         today = datetime.date.today()
-        upgrade(connection, version, path.name, today)
+        upgrade(connection, version, path.resolve().name, today)
         editor = Editor(connection, today)
         yield editor
         if save and editor.changed:

@@ -119,7 +119,7 @@ def check_row(table: str, row: Mapping[str, Any]) -> dict[str, Any]:
     fields = tables()[table]
     unknown = row.keys() - fields.keys()
     if unknown:
-        raise DataError(f"{table}.{min(unknown)}: unknown; accepted: {', '.join(fields)}")
+        raise DataError(f"{table}.{min(map(str, unknown))}: unknown; accepted: {', '.join(fields)}")
     checked: dict[str, Any] = {}
     for name, value in row.items():
         if value is None:
@@ -320,10 +320,13 @@ def _date(value: Any) -> Any:
 
 
 def _json(field: Field, value: Any) -> str:
+    """JSON in one spelling: keys sorted, no lone surrogates."""
     try:
-        return value if isinstance(value, str) and json.loads(value) is not None else json.dumps(value, sort_keys=True)
+        text = json.dumps(json.loads(value) if isinstance(value, str) else value, sort_keys=True, ensure_ascii=False)
+        text.encode()
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{field.table}.{field.name}: {_short(value)}; JSON is accepted") from error
+    return text
 
 
 def _short(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import hashlib
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -63,7 +64,7 @@ class AnalysisStore:
         Raises:
             StoreError: see ``njsl.store.load.load``.
         """
-        path = Path(path).expanduser()
+        path = Path(os.path.expanduser(path))
         connection, version = load(path)
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -175,9 +176,13 @@ class AnalysisStore:
             statements = self.connection.extract_statements(query)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise StoreError("sql: one SELECT is accepted; a store is read-only")
-            answer = self.connection.execute(statements[0])
-            return answer.to_arrow_table() if arrow else answer.df()
-        except duckdb.Error as error:
+            self.connection.execute("BEGIN TRANSACTION READ ONLY")  # WITH may hold a DELETE
+            try:
+                answer = self.connection.sql(query)
+                return answer.to_arrow_table() if arrow else answer.df()
+            finally:
+                self.connection.execute("ROLLBACK")
+        except (duckdb.Error, UnicodeEncodeError) as error:
             raise StoreError(f"sql: {first_line(error)}") from error
 
     def freegen_features(self) -> pd.DataFrame:

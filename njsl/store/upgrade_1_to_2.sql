@@ -13,7 +13,7 @@ INSERT INTO model_annotations (
     total_params
 )
 SELECT
-    id, nullif(dimension, -1), nullif(num_heads, -1), nullif(mlp_ratio, -1), nullif(layer_norm_type, ''),
+    id, nullif(dimension, -1), nullif(num_heads, -1), CASE WHEN isfinite(mlp_ratio) AND mlp_ratio <> -1 THEN mlp_ratio END, nullif(layer_norm_type, ''),
     nullif(positional_embeddings, ''), nullif(attention_variant, ''), nullif(biases, ''), nullif(block_type, ''),
     nullif(activation, ''), nullif(sequence_length, -1), nullif(batch_instances, -1), nullif(batch_tokens, -1),
     weight_tying, is_instruction_tuned, is_preference_tuned, nullif(total_params, -1)
@@ -25,13 +25,13 @@ SELECT *, (web + code + books + reference + academic) IS NULL AND coalesce(web, 
 FROM (
     SELECT
         id,
-        nullif(pretraining_summary_total_tokens_billions, -1) AS tokens,
-        nullif(pretraining_summary_percentage_web, -1) AS web,
-        nullif(pretraining_summary_percentage_code, -1) AS code,
-        nullif(pretraining_summary_percentage_books, -1) AS books,
-        nullif(pretraining_summary_percentage_reference, -1) AS reference,
-        nullif(pretraining_summary_percentage_academic, -1) AS academic,
-        nullif(pretraining_summary_percentage_english, -1) AS english,
+        CASE WHEN isfinite(pretraining_summary_total_tokens_billions) AND pretraining_summary_total_tokens_billions <> -1 THEN pretraining_summary_total_tokens_billions END AS tokens,
+        CASE WHEN isfinite(pretraining_summary_percentage_web) AND pretraining_summary_percentage_web <> -1 THEN pretraining_summary_percentage_web END AS web,
+        CASE WHEN isfinite(pretraining_summary_percentage_code) AND pretraining_summary_percentage_code <> -1 THEN pretraining_summary_percentage_code END AS code,
+        CASE WHEN isfinite(pretraining_summary_percentage_books) AND pretraining_summary_percentage_books <> -1 THEN pretraining_summary_percentage_books END AS books,
+        CASE WHEN isfinite(pretraining_summary_percentage_reference) AND pretraining_summary_percentage_reference <> -1 THEN pretraining_summary_percentage_reference END AS reference,
+        CASE WHEN isfinite(pretraining_summary_percentage_academic) AND pretraining_summary_percentage_academic <> -1 THEN pretraining_summary_percentage_academic END AS academic,
+        CASE WHEN isfinite(pretraining_summary_percentage_english) AND pretraining_summary_percentage_english <> -1 THEN pretraining_summary_percentage_english END AS english,
         metadata
     FROM old.dataset_info ORDER BY rowid
 );

@@ -56,10 +56,13 @@ class Versions:
             return scores
         if self.rule == "newest":
             ranks = {version: rank for rank, version in enumerate(sorted(set(scores["task_version"]), key=_age))}
-            order = scores.assign(rank=scores["task_version"].map(ranks), place=range(len(scores))).sort_values(
+            scored = scores.dropna(subset="metric_value")
+            order = scored.assign(rank=scored["task_version"].map(ranks), place=range(len(scored), 0, -1)).sort_values(
                 ["evaluated_on", "rank", "place"], na_position="first", kind="stable"
             )
-            return scores.loc[order.drop_duplicates(KEY, keep="last").index].sort_index()
+            newest = order.drop_duplicates(KEY, keep="last")[[*KEY, *VARIANT, "evaluated_on"]]
+            # Two spellings of one score are both left: which of them counts is for the view to say.
+            return scores.loc[scores.assign(place=scores.index).merge(newest)["place"]]
         judged = scores[relevant(scores)] if relevant else scores
         several = judged.drop_duplicates([*CELL, *VARIANT]).duplicated(CELL)
         if several.any():

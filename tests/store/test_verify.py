@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
 from export import SHARES, SUMMARY, TOKENS, tables, write
 
-from njsl.store import AnalysisStore
+from njsl.store import AnalysisStore, schema
+from njsl.store.edit import Editor
+from njsl.store.records import Records
+from njsl.store.verify import ERRORS
 from njsl.store.views import known_groups, models
 
 Tables = dict[str, pd.DataFrame]
@@ -248,3 +253,74 @@ def test_the_papers_data(paper_store: AnalysisStore, paper_data: Path) -> None:
 
     truthfulqa = table[(table["check"] == "missing_eval") & table["field"].str.startswith("truthfulqa ")]
     assert len(truthfulqa) == 94 - 69
+
+
+# ---- what only the present layout has
+
+
+def checked(**found: list[dict[str, object]]) -> Found:
+    """The findings in a database of these rows, without those that say what such a small one lacks."""
+    connection = duckdb.connect(":memory:", config={"threads": "1"})
+    connection.execute(schema.ddl())
+    connection.execute("INSERT INTO schema_version VALUES (2)")
+    editor = Editor(connection, datetime.date(2025, 1, 2))
+    (outcome,) = editor.add([Records(found, None)])
+    assert outcome.reason is None, outcome.reason
+    editor.flush()
+    with AnalysisStore(Path("small.duckdb"), connection, 2) as opened:
+        table = opened.verify()
+    rows = table[(table["table"] != "evaluation_results") | table["check"].isin(["versions", "alias"])]
+    return set(zip(rows["check"], rows["id"], rows["field"], strict=True))
+
+
+def line(*parents: str | None) -> list[dict[str, object]]:
+    """Models a, b, c, ... with these parents."""
+    return [{"id": name, "parent": parent} for name, parent in zip("abcdef", parents, strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("parents", "expected"),
+    [
+        (("b", "c", None), set()),
+        (("a",), {("parent", "a", "parent")}),
+        (("b", "a"), {("parent", "a", "parent"), ("parent", "b", "parent")}),
+        (("b", "c", "a"), {("parent", "a", "parent"), ("parent", "b", "parent"), ("parent", "c", "parent")}),
+        (("b", "c", "b"), {("parent", "b", "parent"), ("parent", "c", "parent")}),  # a only leads into the circle
+        (("x/gone", "a"), {("orphan", "a", "parent")}),
+        (("b", "x/gone", "x/gone"), {("orphan", "b", "parent"), ("orphan", "c", "parent")}),
+    ],
+)
+def test_parents(parents: tuple[str | None, ...], expected: Found) -> None:
+    assert checked(models=line(*parents)) == expected
+
+
+@pytest.mark.parametrize(
+    ("shares", "found"),
+    [((60.0, 40.0), False), ((60.0, 41.0), False), ((60.0, 41.1), True), ((30.0, None), False), ((100.0, 100.0), True)],
+)
+def test_shares_of_a_stage(shares: tuple[float | None, ...], found: bool) -> None:
+    mix = [{"id": "a", "stage": 2, "dataset": f"d{place}", "share_pct": share} for place, share in enumerate(shares)]
+    other = [{"id": "a", "stage": stage, "dataset": "d0", "share_pct": 60.0} for stage in (1, 3)]
+    assert checked(stage_datasets=mix + other) == ({("range", "a", "stage 2 share_pct")} if found else set())
+
+
+def test_several_versions_of_a_benchmark() -> None:
+    def row(
+        name: str, benchmark: str, version: str | None, prompt: str | None = None, **more: object
+    ) -> dict[str, object]:
+        cell = {"id": name, "benchmark": benchmark, "setting": "0-shot", "metric": "accuracy", "metric_value": 0.5}
+        return {**cell, "task_version": version, "prompt": prompt, **more}
+
+    rows = [
+        *(row("a", "one", "1"), row("b", "one", "1")),
+        *(row("a", "two", "1"), row("b", "two", "2"), row("c", "two", None)),
+        *(row("a", "prompts", "1", "p"), row("b", "prompts", "1", "q")),
+        *(row("a", "settings", "1"), row("b", "settings", "2", setting="5-shot")),
+        *(row("a", "metrics", "1"), row("b", "metrics", "2", metric="acc_norm")),
+    ]
+    found = checked(evaluation_results=rows)
+    assert found == {("versions", "", "two 0-shot accuracy"), ("versions", "", "prompts 0-shot accuracy")}
+
+
+def test_what_is_wrong_and_not_only_odd() -> None:
+    assert set(ERRORS) == {"range", "parent"}

@@ -15,11 +15,15 @@ from njsl.store.layouts.values import count, epoch, label, mapping, name_day, sh
 
 # In this order, as the harness itself names a run: an adapter before the model it is put on.
 _MODEL_ARGUMENTS = ("peft", "delta", "pretrained", "model", "path", "engine")
-_PROMPT = ("doc_to_text", "doc_to_choice", "doc_to_target", "description", "target_delimiter", "fewshot_delimiter")
+_PROMPT = (
+    *("doc_to_text", "doc_to_choice", "doc_to_target", "description", "target_delimiter", "fewshot_delimiter"),
+    *("gen_prefix", "use_prompt"),
+)
 _SAMPLER = ("sampler", "samples", "fewshot_indices")
 _OVERRIDES = ("doc_to_text", "doc_to_choice", "doc_to_target", "target_delimiter", "fewshot_delimiter", "gen_prefix")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _PROMPT_DIGITS = 12
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _OWN = {"harness": "njsl"}  # the measures of train.py evaluate, which slide a window
 
 Shots = Callable[[str], int]
@@ -140,7 +144,7 @@ class _Reader:
         functions keep their source or name but not their address in memory. So the same prompt has the same checksum
         in all versions of the harness that record it.
         """
-        parts = {name: config.get(name) for name in (*_PROMPT, "gen_prefix", "use_prompt")}
+        parts = {name: config[name] for name in _PROMPT if name in config}
         examples = config.get("fewshot_config")
         if isinstance(examples, dict):
             parts |= {name: examples.get(name) for name in _SAMPLER if examples.get(name) != "default"}
@@ -151,8 +155,7 @@ class _Reader:
         if self._chat is not None:
             parts["fewshot_as_multiturn"] = self._data.get("fewshot_as_multiturn")
         said = {name: value for name, value in parts.items() if value is not None and value != ""}
-        canonical = json.dumps(said, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(_ADDRESS.sub("", canonical).encode("ascii")).hexdigest()[:_PROMPT_DIGITS]
+        return hashlib.sha256(_ADDRESS.sub("", _CANONICAL.encode(said)).encode("ascii")).hexdigest()[:_PROMPT_DIGITS]
 
 
 def _alike(examples: Any, own: Any) -> bool:
