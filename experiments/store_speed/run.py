@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from njsl.store.__main__ import main as verb
@@ -20,13 +21,17 @@ ROWS = 100_000
 SUBJECTS = 100
 
 
-def result_file(model: str, tasks: int, shift: float) -> dict[str, object]:
-    """A file of lm-evaluation-harness 0.4 with a metric and its standard error per task."""
+def result_file(model: str, scores: int, metrics: tuple[str, ...], shift: float) -> dict[str, object]:
+    """A file of lm-evaluation-harness 0.4 with metrics and their standard errors per task."""
+    tasks = scores // len(metrics)
     names = [f"task_{number:05d}" for number in range(tasks)]
+    values = [(number + shift) / (tasks + 1) for number in range(tasks)]
     return {
         "results": {
-            name: {"alias": name, "acc,none": (number + shift) / (tasks + 1), "acc_stderr,none": 0.01}
-            for number, name in enumerate(names)
+            name: {"alias": name}
+            | {f"{metric},none": value for metric in metrics}
+            | {f"{metric}_stderr,none": 0.01 for metric in metrics}
+            for name, value in zip(names, values, strict=True)
         },
         "configs": {name: {"task": name, "num_fewshot": 5, "metadata": {"version": 1.0}} for name in names},
         "versions": dict.fromkeys(names, 1.0),
@@ -53,12 +58,12 @@ def quiet(*words: str) -> None:
         sys.exit(f"{' '.join(words)}: exit code {code}")
 
 
-def imports(folder: Path, files: int) -> tuple[float, float]:
+def imports(folder: Path, files: int, metrics: tuple[str, ...]) -> tuple[float, float]:
     """Wall and CPU seconds of ``import-evals`` in a process of its own, start included."""
-    results = folder / f"results_{files}"
+    results = folder / f"results_{files}_{len(metrics)}"
     results.mkdir(exist_ok=True)
     for number in range(files):
-        content = result_file(f"org/model-{number}", ROWS // files, number / files)
+        content = result_file(f"org/model-{number}", ROWS // files, metrics, number / files)
         (results / f"results_{number:04d}.json").write_text(json.dumps(content))
     database = folder / "imports.duckdb"
     database.unlink(missing_ok=True)
@@ -96,8 +101,9 @@ def main() -> None:
                 store.frame("core", view)
 
         measures: dict[str, Callable[[], tuple[float, float]]] = {
-            "import-evals, 1000 files of 100 scores, whole process": lambda: imports(folder, ROWS // SUBJECTS),
-            "import-evals, one file of 100,000 scores, whole process": lambda: imports(folder, 1),
+            f"import-evals, {files} files, {len(metrics)} scores a task": partial(imports, folder, files, metrics)
+            for files in (ROWS // SUBJECTS, 1)
+            for metrics in (("acc",), ("acc", "acc_norm"))
         }
         for label, source in (("export folder", "paper"), ("database file", str(paper))):
             for what, words in (

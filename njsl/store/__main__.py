@@ -49,7 +49,6 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    gc.disable()  # a short process whose many small objects live to its end: looking for garbage takes a fifth of it
     try:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
@@ -74,8 +73,6 @@ def main(words: Sequence[str] | None = None) -> int:
         if str(error) != "Query interrupted":  # as DuckDB says Ctrl-C
             raise
         return _interrupted()
-    finally:
-        gc.enable()
 
 
 def _interrupted() -> int:
@@ -356,12 +353,11 @@ def _report(arguments: argparse.Namespace, outcomes: list[tuple[str, Outcome]], 
         differ = "" if not outcome.conflicts else f", {len(outcome.conflicts)} differ"
         differ += f" ({arguments.on_conflict})" if differ and arguments.on_conflict else ""
         reason = outcome.reason and outcome.reason.removeprefix(f"{name}: ")
-        lines.append(
-            f"{name}: refused: {reason}" if reason else f"{name}: {outcome.new} new, {outcome.equal} equal{differ}"
-        )
+        new = outcome.new
+        lines.append(f"{name}: refused: {reason}" if reason else f"{name}: {new} new, {outcome.equal} equal{differ}")
         news = list(_news(outcome) if arguments.json else islice(_news(outcome), SHOWN))
         lines += [f"  + {line}" for line in news if not reason]
-        lines += [MORE.format(outcome.new - SHOWN)] if outcome.new > SHOWN and not reason else []
+        lines += [MORE.format(new - SHOWN)] if new > SHOWN and not reason else []
         for mark, block in (("!", outcome.conflicts), ("-", outcome.left_out)):
             lines += [f"  {mark} {line}" for line in block[:SHOWN]]
             lines += [MORE.format(len(block) - SHOWN)] if len(block) > SHOWN else []
@@ -369,7 +365,7 @@ def _report(arguments: argparse.Namespace, outcomes: list[tuple[str, Outcome]], 
             "source": name,
             "status": "refused" if reason else "imported",
             "reason": reason,
-            "new": outcome.new,
+            "new": new,
             "equal": outcome.equal,
             "added": news,
             "conflicts": [vars(conflict) for conflict in outcome.conflicts],
@@ -491,4 +487,5 @@ def _print(arguments: argparse.Namespace, document: Any, lines: Iterable[str]) -
 
 
 if __name__ == "__main__":
+    gc.disable()  # a short process whose many small objects live to its end: looking for garbage takes a fifth of it
     sys.exit(main())

@@ -366,7 +366,7 @@ def _merge(table: str, there: Row | None, row: Row, rule: str | None, outcome: O
     keys = schema.keys(table)
     if there is None:
         told = MEASURED[table] if table in MEASURED else schema.facts(table)
-        outcome.added.append((table, row, [name for name in row if name in told]))
+        outcome.added.append((table, row, [name for name in told if name in row]))
         return _settled(table, row), []
     given = {name: value for name, value in row.items() if name not in keys}
     flags = schema.flags(table)

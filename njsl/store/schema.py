@@ -235,9 +235,11 @@ def _create(table: str, fields: dict[str, Field]) -> str:
     if table == "model_annotations":
         lines.append("    CHECK (embedding_params <= total_params)")
     if table == "evaluation_results":
-        for metric, (low, high) in METRIC_RANGES.items():
-            above = "" if math.isinf(high) else f" AND metric_value <= {high}"
-            lines.append(f"    CHECK (metric <> '{metric}' OR (metric_value >= {low}{above}))")
+        cases = " ".join(
+            f"WHEN '{metric}' THEN metric_value >= {low}" + ("" if math.isinf(high) else f" AND metric_value <= {high}")
+            for metric, (low, high) in METRIC_RANGES.items()
+        )
+        lines.append(f"    CHECK (CASE metric {cases} ELSE true END)")
     return f"CREATE TABLE {table} (\n" + ",\n".join(lines) + "\n);"
 
 
@@ -248,7 +250,8 @@ def _column(field: Field) -> str:
     rules = []
     if field.type == "DOUBLE":
         rules.append(f"isfinite({field.name})")  # one spelling of missing
-    if field.type == "VARCHAR":
+    refers = field.name == "id" and field.table != "models"  # what it refers to has been checked
+    if field.type == "VARCHAR" and not refers:
         rules.append(f"{field.name} <> ''")
     if field.low is not None:
         rules.append(f"{field.name} >= {field.low:.10g}")
@@ -256,9 +259,9 @@ def _column(field: Field) -> str:
         rules.append(f"{field.name} <= {field.high:.10g}")
     if field.accepted:
         rules.append(f"{field.name} IN ({', '.join(repr(value) for value in field.accepted)})")
-    if _pattern(field):
+    if _pattern(field) and not refers:
         rules.append(f"regexp_full_match({field.name}, '{_pattern(field)}')")
-    if _pattern(field) == ID_PATTERN:
+    if _pattern(field) == ID_PATTERN and not refers:
         rules.append(f"NOT contains({field.name}, '..') AND length({field.name}) <= {ID_LENGTH}")
     if rules:
         words.append(f"CHECK ({' AND '.join(rules)})")

@@ -44,10 +44,8 @@ def profile(store: AnalysisStore, identity: str, view: str) -> dict[str, Any]:
     row = known.loc[identity].dropna() if identity in known.index else pd.Series(dtype=object)
     told = {str(name): _plain(value) for name, value in row.items()}
     rows = scores[scores["id"] == identity].drop(columns="id")
-    found: dict[str, Any] = {"id": identity, "facts": told, "labels": {}, "scores": _records(rows)}
-    table = coverage(store, view)
-    if identity in table.index:
-        found["labels"] = {str(task): float(value) for task, value in table.loc[identity].dropna().items()}
+    mean = {task: float(value) for task, of_ids in _labels(store, view, "core", identity).items() for value in of_ids}
+    found: dict[str, Any] = {"id": identity, "facts": told, "labels": mean, "scores": _records(rows)}
     if store.version > 1:
         origins = store.table("provenance")
         of_models = origins["subject"] != "datasets"  # which may bear a model's name
@@ -67,15 +65,19 @@ def coverage(store: AnalysisStore, view: str, tasks: str | list[str] = "core") -
     Raises:
         ConfigError: a task that does not exist.
     """
+    columns = _labels(store, view, tasks)
+    ids = {name for column in columns.values() for name in column.index}
+    return pd.DataFrame(columns, index=pd.Index(sorted(ids.union(facts(store, view)["id"])), name="id"))
+
+
+def _labels(
+    store: AnalysisStore, view: str, tasks: str | list[str], identity: str | None = None
+) -> dict[str, pd.Series]:
+    """Labels by task and id, of all models or of one."""
     overlay = Overlay.load(view)
-    rows = overlay.scores(
-        store.label_rows(),
-        strict=store.published,
-        choose=Versions("newest").choose,
-    )
-    ids = sorted({*facts(store, view)["id"], *rows["id"]})
-    columns = {task.key.task: labels(rows, overlay, task) for task in find_tasks(tasks)}
-    return pd.DataFrame(columns, index=pd.Index(ids, name="id"))
+    rows = overlay.scores(store.label_rows(), strict=store.published, choose=Versions("newest").choose)
+    rows = rows if identity is None else rows[rows["id"] == identity]
+    return {task.key.task: labels(rows, overlay, task) for task in find_tasks(tasks)}
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -98,10 +98,12 @@ def database() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def refused_by_database(connection: duckdb.DuckDBPyConnection, table: str, row: Row) -> bool:
-    """Whether the table's rules refuse the row; nothing stays."""
+    """Whether the table's rules refuse the row, or those of ``models``, to which its id refers; nothing stays."""
     names, marks = ", ".join(row), ", ".join("?" * len(row))
     connection.execute("BEGIN")
     try:
+        if table != "models" and "id" in row:
+            connection.execute("INSERT INTO models (id) VALUES (?) ON CONFLICT DO NOTHING", [row["id"]])
         connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
     except (duckdb.Error, OverflowError, UnicodeEncodeError):
         return True

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,15 @@ class _Reader:
         if self._chat is not None:
             parts["fewshot_as_multiturn"] = self._data.get("fewshot_as_multiturn")
         said = {name: value for name, value in parts.items() if value is not None and value != ""}
-        return hashlib.sha256(_ADDRESS.sub("", _CANONICAL.encode(said)).encode("ascii")).hexdigest()[:_PROMPT_DIGITS]
+        # The same task stands in file after file; but 1 and True are one to a dictionary, so only texts are remembered.
+        plain = all(type(value) is str for value in said.values())
+        return _checksum(tuple(said.items())) if plain else _checksum.__wrapped__(said.items())
+
+
+@lru_cache(maxsize=1 << 14)
+def _checksum(said: Iterable[tuple[str, Any]]) -> str:
+    canonical = _ADDRESS.sub("", _CANONICAL.encode(dict(said)))
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:_PROMPT_DIGITS]
 
 
 def _alike(examples: Any, own: Any) -> bool:

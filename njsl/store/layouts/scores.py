@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -90,7 +91,7 @@ def rows(found: Found, identity: str) -> tuple[list[dict[str, Any]], list[str]]:
     kept: dict[tuple[str, ...], tuple[dict[str, Any], tuple[int, ...] | None]] = {}
     missing, orphans, strangers, twice = _Tally(), _Tally(), _Tally(), _Tally()
     of_all = {"id": identity, "task_version": schema.UNRECORDED, "prompt": schema.UNRECORDED, **found.facts}
-    good: set[tuple[str, Any]] = set()
+    good: dict[str, set[Any]] = defaultdict(set)
     for name, value in of_all.items():
         _check(name, value, ("the whole",), good)
     for entry in found.entries:
@@ -124,7 +125,7 @@ def rows(found: Found, identity: str) -> tuple[list[dict[str, Any]], list[str]]:
     return [row for row, _ in kept.values()], lines
 
 
-def _shared(entry: Entry, of_all: Mapping[str, Any], good: set[tuple[str, Any]]) -> dict[str, Any]:
+def _shared(entry: Entry, of_all: Mapping[str, Any], good: dict[str, set[Any]]) -> dict[str, Any]:
     """The columns all rows of an entry share; ``good`` holds those that have been checked."""
     shared = {**of_all, "benchmark": entry.benchmark}
     if not _ORDINARY(entry.benchmark):
@@ -132,17 +133,17 @@ def _shared(entry: Entry, of_all: Mapping[str, Any], good: set[tuple[str, Any]])
     for name, value in entry.facts.items():
         if value is not None:
             shared[name] = value
-            if (name, value) not in good:
+            if value not in good[name]:
                 _check(name, value, entry.place, good)
     return shared
 
 
-def _check(name: str, value: Any, place: Place, good: set[tuple[str, Any]]) -> None:
+def _check(name: str, value: Any, place: Place, good: dict[str, set[Any]]) -> None:
     try:
         schema.check_row(TABLE, {name: value})
     except DataError as error:
         raise DataError(f"{at(place)}: {str(error).removeprefix(f'{TABLE}.')}") from error
-    good.add((name, value))
+    good[name].add(value)
 
 
 def _later(
