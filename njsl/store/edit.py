@@ -225,8 +225,11 @@ class Editor:
     def _stage(self, table: str, columns: dict[str, list[Any]]) -> None:
         import pyarrow as pa
 
-        types = {name: getattr(pa, _ARROW[schema.tables()[table][name].type])() for name in columns}
-        arrays = {name: pa.array(values, types[name]) for name, values in columns.items()}
+        arrays = {}
+        for name, values in columns.items():
+            kind = getattr(pa, _ARROW[schema.tables()[table][name].type])()
+            same = all(value is values[0] for value in values)  # as much of how a file's scores came about is
+            arrays[name] = pa.repeat(pa.scalar(values[0], kind), len(values)) if same else pa.array(values, kind)
         self.connection.register("staged", pa.table(arrays))
 
     @property
