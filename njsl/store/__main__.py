@@ -14,23 +14,19 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 from njsl.core.types import DataError, NjslError
-from njsl.store import schema
+from njsl.store import report, schema
 from njsl.store.edit import RULES, Outcome
-from njsl.store.records import Records, row_key, shown_key
+from njsl.store.records import Records
 
 FOUND = 3
-SHOWN = 10  # lines per source and kind; --json has all
-MORE = "    ... and {} more; --json lists all"
 PAPER_SOURCE = "arXiv 2503.03862, database of 2025-03-03"
 PAPER_DATE = datetime.date(2025, 3, 3)
-FACTS = ("models", "model_annotations", "dataset_info")
 MODEL_SOURCES = (
     "a Hugging Face config.json, a model directory, model cards (files, or a folder of them), or Epoch's table (.csv)"
 )
@@ -200,14 +196,14 @@ def _show(arguments: argparse.Namespace) -> int:
     with AnalysisStore.open(arguments.database) as store:
         if arguments.model:
             found = profile(store, arguments.model, arguments.view)
-            return _print(arguments, found, _profile_lines(found))
+            return _print(arguments, found, report.of_model(found))
         if arguments.coverage:
             table = coverage(store, arguments.view)
             labels = {
                 str(name): {str(task): float(value) for task, value in row.dropna().items()}
                 for name, row in table.iterrows()
             }
-            return _print(arguments, {"tasks": list(table), "labels": labels}, _coverage_lines(table))
+            return _print(arguments, {"tasks": list(table), "labels": labels}, report.of_coverage(table))
         tables = overview(store)
         lines = [f"{table['table']:<20}{table['rows']:>9,}  {', '.join(table['columns'])}" for table in tables]
         return _print(
@@ -255,13 +251,7 @@ def _check(arguments: argparse.Namespace) -> int:
     with AnalysisStore.open(arguments.database) as store:
         found = store.verify()
     wrong = found["check"].isin(ERRORS)
-    lines = []
-    for name, rows in found.groupby("check", sort=True):
-        lines.append(f"{name}: {len(rows)} ({'wrong' if name in ERRORS else 'odd'})")
-        lines += [
-            f"  {row.table} {row.id} {row.field} {row.value}: {row.message}" for row in rows.head(SHOWN).itertuples()
-        ]
-        lines += [MORE.format(len(rows) - SHOWN)] if len(rows) > SHOWN else []
+    lines = report.of_findings(found, ERRORS)
     lines.append(f"{arguments.database}: {wrong.sum()} findings are wrong, {(~wrong).sum()} are odd")
     _print(arguments, {"wrong": int(wrong.sum()), "findings": found.to_dict(orient="records")}, lines)
     return FOUND if wrong.any() else 0
@@ -348,29 +338,7 @@ def _read(paths: Iterable[Path], reader: Any) -> list[tuple[str, Records | DataE
 
 def _report(arguments: argparse.Namespace, outcomes: list[tuple[str, Outcome]], *, whole: bool = False) -> int:
     """Say what became of each source; ``whole``: all of them are saved or none."""
-    lines, documents = [], []
-    for name, outcome in outcomes:
-        differ = "" if not outcome.conflicts else f", {len(outcome.conflicts)} differ"
-        differ += f" ({arguments.on_conflict})" if differ and arguments.on_conflict else ""
-        reason = outcome.reason and outcome.reason.removeprefix(f"{name}: ")
-        new = outcome.new
-        lines.append(f"{name}: refused: {reason}" if reason else f"{name}: {new} new, {outcome.equal} equal{differ}")
-        news = list(_news(outcome) if arguments.json else islice(_news(outcome), SHOWN))
-        lines += [f"  + {line}" for line in news if not reason]
-        lines += [MORE.format(new - SHOWN)] if new > SHOWN and not reason else []
-        for mark, block in (("!", outcome.conflicts), ("-", outcome.left_out)):
-            lines += [f"  {mark} {line}" for line in block[:SHOWN]]
-            lines += [MORE.format(len(block) - SHOWN)] if len(block) > SHOWN else []
-        documents.append({
-            "source": name,
-            "status": "refused" if reason else "imported",
-            "reason": reason,
-            "new": new,
-            "equal": outcome.equal,
-            "added": news,
-            "conflicts": [vars(conflict) for conflict in outcome.conflicts],
-            "left_out": outcome.left_out,
-        })  # fmt: skip
+    lines, documents = report.of_import(outcomes, arguments.on_conflict, added=arguments.json)
     refused = sum(outcome.reason is not None for _, outcome in outcomes)
     state = (
         "dry run, nothing is changed"
@@ -388,12 +356,6 @@ def _report(arguments: argparse.Namespace, outcomes: list[tuple[str, Outcome]], 
         )
         raise DataError(f"{arguments.database}: {refused} of {len(outcomes)} sources refused; {first}")
     return 0
-
-
-def _news(outcome: Outcome) -> Iterator[str]:
-    for table, row, names in outcome.added:
-        place = shown_key(table, row_key(*(row[name] for name in schema.keys(table))))
-        yield from (f"{place} {name} = {row[name]}" for name in names) if names else [place]
 
 
 def _loaded(source: str | None) -> Any:
@@ -445,37 +407,6 @@ def _pairs(option: str, given: Iterable[str]) -> dict[str, str]:
             raise DataError(f"{option} {text}: NAME=VALUE is accepted")
         pairs[name] = value
     return pairs
-
-
-def _profile_lines(found: dict[str, Any]) -> list[str]:
-    origins = {row["field"]: row for row in found.get("provenance", []) if row["subject"] in FACTS}
-    sources = list(dict.fromkeys(row["source"] for row in origins.values()))
-    lines = [found["id"]]
-    for name, value in found["facts"].items():
-        origin = origins.get(name)
-        if origin is not None:
-            number = sources.index(origin["source"]) + 1
-            lines.append(f"  {name:<44}{value!s:<20}{origin['confidence']}, {origin['stated_on']} [{number}]")
-        elif value is not False:
-            lines.append(f"  {name:<44}{value}")
-    for stage in found.get("training_stages", []):
-        lines.append("  stage " + ", ".join(f"{name} {value}" for name, value in stage.items()))
-        mix = [row for row in found["stage_datasets"] if row["stage"] == stage["stage"]]
-        lines += [f"    {row['dataset']} {row.get('share_pct', '')}".rstrip() for row in mix]
-    lines += [f"  alias {name}" for name in found.get("aliases", [])]
-    lines += [f"  {task:<44}{value:.4f}" for task, value in found["labels"].items()]
-    lines.append(f"  {len(found['scores'])} scores, {len(found.get('model_features', []))} features; --json lists them")
-    return [*lines, *(f"  [{number}] {source}" for number, source in enumerate(sources, 1))]
-
-
-def _coverage_lines(table: Any) -> list[str]:
-    width = max((len(name) for name in table.index), default=2) + 2
-    head = [f"{place}: {task}" for place, task in enumerate(table, 1)]
-    lines = ["  ".join(head), " " * width + "".join(f"{place:>4}" for place in range(1, len(head) + 1))]
-    for name, row in zip(table.index, table.notna().to_numpy(), strict=True):
-        lines.append(f"{name:<{width}}" + "".join("   x" if there else "   ." for there in row))
-    lines.append(f"{len(table)} models".ljust(width) + "".join(f"{count:>4}" for count in table.notna().sum()))
-    return lines
 
 
 def _print(arguments: argparse.Namespace, document: Any, lines: Iterable[str]) -> int:

@@ -21,6 +21,8 @@ from njsl.store.load import first_line, load, quoted, upgrade
 if TYPE_CHECKING:
     import duckdb
 
+CSV = "FORMAT 'csv', header true, delimiter ',', quote '\"', escape '\"', nullstr ''"
+
 
 @contextmanager
 def editing(path: Path, *, save: bool = True) -> Iterator[Editor]:
@@ -104,9 +106,6 @@ def export(connection: duckdb.DuckDBPyConnection, tables: tuple[str, ...], folde
         raise StoreError(f"{folder}: cannot be written: {first_line(error)}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-
-
-CSV = "FORMAT 'csv', header true, delimiter ',', quote '\"', escape '\"', nullstr ''"
 
 
 @contextmanager

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from njsl.core.config import StoreConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AnalysisStore:
     """A database of models in memory: the paper's three tables (version 1) or all of this layout (version 2).
 
