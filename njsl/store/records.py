@@ -35,7 +35,7 @@ class Records:
             ``training_stages`` and ``stage_datasets`` that has none of its own; None where nobody says. Scores and
             features carry their origin in columns of their row.
         origins: of single values, by (table, key, field); the key as in ``row_key``.
-        left_out: a line for each part of a usable source that is deliberately not imported.
+        left_out: a line for each part of a usable source that is deliberately not imported, or rests on an assumption.
         checked: every row has been through ``schema.check_row``.
     """
 

@@ -41,6 +41,7 @@ class Preemption:
         self.output = output
         self._signal: signal.Signals | None = None
         self._leaving = False
+        self._interrupted = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -54,11 +55,15 @@ class Preemption:
         for number, handler in self._before.items():
             # Slurm ends a requeued job's tasks with SIGTERM; the run's record and logger are still to be closed.
             signal.signal(number, signal.SIG_IGN if self._leaving else handler)
+        if signal.getsignal(signal.SIGINT) == self._interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def install(self) -> None:
         """Put the handlers in place, again if need be: Lightning sets its own when training starts."""
         for number in SIGNALS:
             signal.signal(number, self._ask)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._interrupt)
 
     @property
     def asked(self) -> bool:
@@ -72,7 +77,12 @@ class Preemption:
 
         Args:
             device: of the process group's backend.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed, and what it raised was lost on the way.
         """
+        if self._interrupted:
+            raise KeyboardInterrupt
         if not dist.is_initialized():
             return self.asked
         number = torch.tensor(self._signal or 0, device=device)
@@ -103,6 +113,11 @@ class Preemption:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         # The first one counts: a requeue is followed by Slurm's own SIGTERM.
         self._signal = self._signal or signal.Signals(number)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        # Raised inside a finaliser or a callback from C++, the exception is only printed: the next step looks again.
+        self._interrupted = True
+        raise KeyboardInterrupt
 
     def _requeue(self) -> str:
         """Put the Slurm job back into the queue, if this is one.

@@ -158,7 +158,7 @@ def test_a_sweep_writes_one_comparison_table(export: Path, tmp_path: Path) -> No
     assert "predictor=ridge" in table.overrides[0] and "comparison.csv" in swept.stdout
 
 
-@pytest.mark.parametrize("select", ["paper", "nested"])
+@pytest.mark.parametrize("select", [pytest.param("paper", marks=pytest.mark.slow), "nested"])
 def test_forward_selection(select: str, export: Path, tmp_path: Path) -> None:
     done = predict(
         "store=folder", f"store.path={export}", "tasks=hellaswag", "seeds=[0,1]", "features=scale", f"select={select}",

@@ -211,7 +211,7 @@ def torchrun(node: int, port: int, *words: str, cwd: Path) -> subprocess.Popen[s
     )
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_two_nodes_on_one_host(whole: Path, words: list[str], tmp_path: Path, strategy: str) -> None:
     port, folder = free_port(), tmp_path / "run"
     given = [*words, f"hydra.run.dir={folder}", f"strategy={strategy}", "trainer.num_nodes=2", "stages=[prepare,train]"]

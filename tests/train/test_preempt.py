@@ -149,6 +149,29 @@ def test_ctrl_c_is_not_taken(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoint").exists() and loop.asked_of_slurm() == []
 
 
+class Finalised:
+    """Something whose end a signal falls into: what is raised there is only printed."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):  # the handler runs between two instructions
+            pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_that_is_lost_on_the_way_ends_the_next_step(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Preemption(tmp_path) as preemption:
+            assert not preemption.agreed(torch.device("cpu"))
+            Finalised()
+            with pytest.raises(KeyboardInterrupt):
+                preemption.agreed(torch.device("cpu"))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("environment", "job"),
     [
