@@ -105,6 +105,9 @@ def main() -> None:
             for files in (ROWS // SUBJECTS, 1)
             for metrics in (("acc",), ("acc", "acc_norm"))
         }
+        measures["yardstick: a sum over 20 million numbers"] = lambda: timed(
+            lambda: sum(number for number in range(20_000_000))
+        )
         for label, source in (("export folder", "paper"), ("database file", str(paper))):
             for what, words in (
                 ("tables", ()),
