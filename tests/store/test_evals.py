@@ -874,10 +874,7 @@ def test_the_papers_files_against_its_database(paper_files: PaperFiles, paper_da
     for name, rows in taken.items():
         for row in rows:
             classes[_compare(name, row, table, elsewhere, aliases)] += 1
-    own, another = (
-        "/data/tir/projects/tir5/users/mengyan3/dolma_checkpts/",
-        "the database has another run, in none of the files",
-    )
+    another = "the database has another run, in none of the files"
     assert classes == {
         "equal": 11_548,
         "equal, database lacks the error": 276,
@@ -898,7 +895,7 @@ def test_the_papers_files_against_its_database(paper_files: PaperFiles, paper_da
         f"{another}: llama2_220M_nl_40_code_60": 19,
         f"path, {another}: llama2_220M_nl_code_shuf-hf": 8,
         f"path, {another}: llama2_220M_nl_only_shuf-hf": 7,
-        f"cell not in the database: {own}llama2_220M_nl_code_shuf-hf": 16,
+        "path, cell not in the database: llama2_220M_nl_code_shuf-hf": 16,
     }
 
 
@@ -966,4 +963,7 @@ def _compare(name: str, row: dict[str, Any], table: Any, elsewhere: Any, aliases
         stored = table[identity, "drop", "accuracy"]["3-shot"][0]
         return "em of drop stands as accuracy" + (", equal" if abs(stored - value) <= 1e-9 else ", other")
     known = {key[0] for key in table}
-    return f"cell not in the database: {row['id']}" if set(names) & known else f"model not in the database: {row['id']}"
+    path, name = "path, " * row["id"].startswith("/"), names[-1]
+    return (
+        f"{path}cell not in the database: {name}" if set(names) & known else f"{path}model not in the database: {name}"
+    )
