@@ -117,12 +117,12 @@ class _Card:
     def __init__(self, values: dict[str, Any], identity: str, path: Path) -> None:
         self.values = values
         self.identity = identity
+        self.left_out: list[str] = []
         self.created, self.changed = self._day("created_at"), self._day("last_modified")
         day = self.changed or self.created
         day = day or datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).date()
         self.origin = Origin(path.name, day, "reported")
-        self.records = Records({"models": [{"id": identity}]}, self.origin)
-        self.left_out = self.records.left_out
+        self.records = Records({"models": [{"id": identity}]}, self.origin, left_out=self.left_out)
         self.said: list[_Stage] = []
         self.datasets: dict[str, set[int]] = {}  # the stages of each
         self.row: dict[str, Any] = {"id": identity}
@@ -331,6 +331,7 @@ class _Card:
         try:
             return None if value is None else datetime.datetime.fromisoformat(value).date()
         except (ValueError, TypeError):
+            self.left_out.append(f"{key} {shown(value)}: a time like 2023-02-08T19:25:46+00:00 is accepted")
             return None
 
     def _concluded(self, table: str, field: str) -> None:

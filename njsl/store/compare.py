@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from njsl.store import schema
+from njsl.store.edit import TOLERANCE
 from njsl.store.overlay import MISSING, Overlay
 from njsl.store.records import row_key, shown_key
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 ROW = "(row)"
 DESCRIBED = ("model_annotations", "dataset_info")  # where version 1 spells missing -1 too
-TOLERANCE = 1e-9  # relative: values written with other digits are equal
 
 
 class Difference(NamedTuple):

@@ -228,6 +228,8 @@ def test_days_that_are_none(tmp_path: Path) -> None:
         assert "release_date" not in records.tables["models"][0]
         assert records.origin is not None
         assert records.origin.stated_on >= datetime.date(2024, 1, 1)  # the file's own
+        told = [line for line in records.left_out if line.startswith(("created_at", "last_modified"))]
+        assert len(told) == (0 if day is None else 2)
 
 
 NAMES = [*HUB, "dimension", "activation", "safetensors", "base_model", "model_index", "training_stages", "reference"]
