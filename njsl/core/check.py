@@ -209,6 +209,9 @@ def _check_component(value: Any, path: str) -> None:
 def _check_argument(value: Any, hint: Any, path: str, grid: bool) -> None:
     if value == MISSING:
         raise ConfigError(f"{path}: a value is required: {_describe(hint)}")
+    if typing.get_origin(hint) is dict and dataclasses.is_dataclass(typing.get_args(hint)[1]):
+        _check_parts(value, typing.get_args(hint)[1], path)
+        return
     fault = _fault(value, hint, path)
     if fault is None:
         return

@@ -71,6 +71,66 @@ class SelectionConfig:
 
 
 @dataclass
+class PlanConfig:
+    """A model that does not exist yet; read by ``mode=whatif`` and, if given, by ``mode=design``.
+
+    Attributes:
+        file: a YAML file with ``name``, ``org``, ``family``, ``architecture`` and ``pretraining``; what is not known is
+            left out.
+        ledger: every plan that is predicted is appended to this file, a line of JSON each.
+    """
+
+    file: str | None = None
+    ledger: str = "outputs/predict/plans.jsonl"
+
+
+@dataclass
+class VaryConfig:
+    """``mode=whatif``: values of the plan that are varied, each by itself, as ``[start, stop, step]``.
+
+    Percentages go in steps that are added, and the other shares are rescaled so that the sum stays what it was;
+    parameters and tokens go in steps that multiply: ``vary.total_params=[1e8,1e10,2]``.
+    """
+
+    web_pct: list[float] | None = None
+    code_pct: list[float] | None = None
+    books_pct: list[float] | None = None
+    reference_pct: list[float] | None = None
+    academic_pct: list[float] | None = None
+    english_pct: list[float] | None = None
+    total_params: list[float] | None = None
+    total_tokens_billions: list[float] | None = None
+
+
+@dataclass
+class DesignConfig:
+    """``mode=design``: size, tokens and data mix for a given compute.
+
+    Attributes:
+        flops: 6 N D [floating-point operations].
+        objective: a task, ``accuracy`` (the mean over the accuracy tasks among ``tasks``), or a list of these; of
+            several the Pareto set is sought.
+        trials: plans that are tried.
+    """
+
+    flops: float | None = None
+    objective: Any = "accuracy"
+    trials: int = 512
+
+
+@dataclass
+class ScoreConfig:
+    """``mode=score``: plans of the ledger that have been trained since.
+
+    Attributes:
+        truth: measured scores as fractions: YAML (plan: {task: score}) or CSV (columns plan, task, score), where a plan
+            is its name or its id in the ledger; null takes those of the models in the store that bear a plan's name.
+    """
+
+    truth: str | None = None
+
+
+@dataclass
 class PathsConfig:
     """Folders.
 
@@ -88,16 +148,18 @@ class PredictConfig:
     """``predict.py``.
 
     Attributes:
-        mode: ``fit`` scores predictors on held-out models.
+        mode: ``fit`` scores predictors on held-out models; ``whatif`` predicts a plan, ``design`` searches one, and
+            ``score`` compares plans with what came of them.
         tasks: a set's name (``core``), a task's name, or a list of them, from the task table.
         features, predictor, cv: one or several named parts each; every combination is run.
         select: ``paper`` selects on the models that are scored (optimistic), ``nested`` inside every training fold.
         seeds: they shuffle the folds; seeds are not independent samples.
         significance, explain: also test against scale-only; also compute SHAP values and importances.
+        intervals: also 80 and 90 % prediction intervals, from out-of-fold errors in every training fold.
         workers: processes; null is one per core.
     """
 
-    mode: str = choice("fit", default="fit")
+    mode: str = choice("fit", "whatif", "design", "score", default="fit")
     store: StoreConfig = field(default_factory=StoreConfig)
     tasks: Any = "core"
     features: dict[str, FeatureSet] = field(default_factory=dict)
@@ -108,7 +170,12 @@ class PredictConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     significance: bool = True
     explain: bool = True
+    intervals: bool = True
     workers: int | None = None
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    vary: VaryConfig = field(default_factory=VaryConfig)
+    design: DesignConfig = field(default_factory=DesignConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
     logger: Any = MISSING
     paths: PathsConfig = field(default_factory=PathsConfig)
 

@@ -33,7 +33,7 @@ from njsl.core.types import ConfigError, Preempted
 RECORD, CONFIG = "run.json", "config.yaml"
 # Names of which one is installed; the record says under which.
 _ALTERNATIVES = {"xgboost": ("xgboost-cpu", "xgboost")}
-_LEARNERS = ("scikit-learn", "xgboost", "lightgbm", "shap")
+_LEARNERS = ("scikit-learn", "xgboost", "lightgbm", "shap", "optuna")
 _NUMERIC = ("duckdb", "numpy", "pandas", "pyarrow", "scipy", "matplotlib", *_LEARNERS)
 _OTHER = ("hydra-core", "omegaconf", "wandb", "torch", "lightning", "transformers", "tokenizers")
 _CODE_SUFFIXES = (".py", ".sql", ".yaml", ".csv", ".json", ".parquet")

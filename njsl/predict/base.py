@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
+from sklearn.model_selection import GroupKFold, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -18,13 +20,67 @@ from njsl.core.types import DataError
 
 LN_PARAMS, LN_TOKENS = "ln_total_params", "ln_total_tokens_billions"
 SCALE = (LN_PARAMS, LN_TOKENS)
+LN_COMPUTE, LN_TOKENS_PER_PARAM = "ln_compute", "ln_tokens_per_param"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a predictor may know of models besides features: who made them, and training models' scores elsewhere.
+
+    Rows are found by model id, which is the index of every ``X``.
+
+    Attributes:
+        groups: columns ``org`` and ``family`` by model id, of all models; neither is a score.
+        labels: scores by model id and task [models, tasks], fractions, NaN = none. What a predictor is given holds
+            training models alone.
+        stderr: standard error of the task's label by model id, as a fraction, NaN = unknown; training models alone.
+        whole: the group that the protocol holds out whole, and so must folds within the training models; None: models
+            are held out one by one.
+        task: the column of ``labels`` that is predicted; None: it is not among them.
+    """
+
+    groups: pd.DataFrame
+    labels: pd.DataFrame
+    stderr: pd.Series
+    whole: Literal["org", "family"] | None = None
+    task: str | None = None
+
+    @classmethod
+    def alone(cls, X: pd.DataFrame, y: np.ndarray) -> Context:
+        """What is known where nobody says more: scores on the one task, and every model a group of its own."""
+        ids = X.index
+        groups = pd.DataFrame({"org": ids, "family": ids}, index=ids)
+        return cls(groups, pd.DataFrame({"y": y}, index=ids), pd.Series(np.nan, index=ids), task="y")
+
+    def only(self, ids: Iterable[Any]) -> Context:
+        """The context of these training models: no score of another model is left in it."""
+        rows = pd.Index(ids)
+        return replace(self, labels=self.labels.loc[rows], stderr=self.stderr.loc[rows])
+
+    def folds(self, ids: Sequence[Any], count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """At most ``count`` (fit, score) positions among training models, as the protocol itself holds out.
+
+        With fewer groups than ``count`` there is a fold per group.
+
+        Raises:
+            DataError: all models are of one group.
+        """
+        if self.whole is None:
+            return list(KFold(min(count, len(ids)), shuffle=True, random_state=seed).split(ids))
+        groups = self.groups.loc[list(ids), self.whole].to_numpy()
+        number = len(set(groups))
+        if number < 2:
+            raise DataError(f"the training models are of one {self.whole}; at least 2 are needed")
+        return list(GroupKFold(min(count, number), shuffle=True, random_state=seed).split(groups, groups=groups))
 
 
 class Predictor(RegressorMixin, BaseEstimator, ABC):
     """One regression method under scikit-learn's estimator rules.
 
     The constructor takes keyword arguments only, and only stores them. ``X`` is a data frame [models, features] whose
-    columns are float (NaN = missing) or pandas ``category`` (NaN = missing); ``y`` [models] is a score as a fraction.
+    columns are float (NaN = missing) or pandas ``category`` (NaN = missing), indexed by model id; ``y`` [models] is a
+    score as a fraction. ``fit`` may be given a ``Context``; without one a predictor knows of no groups, no other tasks
+    and no standard errors.
     What is fitted ends in ``_``; whatever is random takes ``random_state``. Three parameters are filled in by the
     runner where a predictor has them: ``random_state`` (the seed), ``chance`` (the score of guessing, from the task
     table) and ``higher_is_better``.
@@ -38,14 +94,21 @@ class Predictor(RegressorMixin, BaseEstimator, ABC):
         needs: columns without which the predictor cannot run.
         path: a parameter along which one fit at the largest value also yields every smaller one (the number of trees
             of a booster); see ``predict_path``.
+
+    Attributes:
+        unseen_: out-of-fold predictions [models] of the training models, where fitting makes them, else None.
     """
 
     missing: ClassVar[str] = "impute"
     needs: ClassVar[tuple[str, ...]] = ()
     path: ClassVar[str | None] = None
+    unseen_: np.ndarray | None = None
 
-    def pack(self, X: pd.DataFrame, y: np.ndarray | None = None) -> Any:
-        """The form ``fit_packed`` and ``predict_path`` read, made once per fold and shared by the whole grid."""
+    def pack(self, X: pd.DataFrame, y: np.ndarray | None = None, context: Context | None = None) -> Any:
+        """The form ``fit_packed`` and ``predict_path`` read, made once per fold and shared by the whole grid.
+
+        Here ``(X, y)``; a predictor that uses the context packs it too.
+        """
         self.needed(X)
         return X, y
 
@@ -63,10 +126,10 @@ class Predictor(RegressorMixin, BaseEstimator, ABC):
             )
         return X[list(self.needs)]
 
-    def fit(self, X: pd.DataFrame, y: np.ndarray) -> Self:
-        """Fit on the rows of ``X`` [models, features] and the scores ``y`` [models]."""
+    def fit(self, X: pd.DataFrame, y: np.ndarray, context: Context | None = None) -> Self:
+        """Fit on the rows of ``X`` [models, features], the scores ``y`` [models] and what else is known of them."""
         self.feature_names_in_ = X.columns.to_numpy(dtype=object)
-        return self.fit_packed(self.pack(X, y))
+        return self.fit_packed(self.pack(X, y, context))
 
     @abstractmethod
     def fit_packed(self, packed: Any) -> Self:
@@ -131,6 +194,14 @@ def preprocessing(X: pd.DataFrame, *, scale: bool) -> ColumnTransformer:
             ("categories", OneHotEncoder(handle_unknown="ignore", sparse_output=False), categories),
         ]
     )
+
+
+def with_compute(X: pd.DataFrame) -> pd.DataFrame:
+    """With ln of compute and of tokens per parameter, up to constants, where parameters and tokens are there."""
+    if not set(SCALE) <= set(X.columns):
+        return X
+    compute, ratio = X[LN_PARAMS] + X[LN_TOKENS], X[LN_TOKENS] - X[LN_PARAMS]
+    return X.assign(**{LN_COMPUTE: compute, LN_TOKENS_PER_PARAM: ratio})
 
 
 def per_feature(transformer: ColumnTransformer, values: np.ndarray) -> np.ndarray:

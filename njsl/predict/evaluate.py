@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from njsl.core.types import DataError
-from njsl.predict.base import LN_PARAMS, LN_TOKENS
+from njsl.predict.base import LN_PARAMS, LN_TOKENS, Context
 from njsl.predict.features import LOGGED, Encoding, design
+from njsl.predict.intervals import conformal
 from njsl.predict.select_nested import NestedSelection
 from njsl.predict.splits import Fold, Splitter
 from njsl.predict.tune import Recipe, search
@@ -33,6 +34,9 @@ class Unit:
         seed: of folds and learner.
         nested: redo forward selection inside every training fold, or None.
         explain: also SHAP values and importances.
+        labels: scores on all tasks of the run [models, tasks] by model id; None is this task's alone. Of a fold only
+            the training models' reach a predictor.
+        intervals: also prediction intervals.
     """
 
     frame: TaskFrame
@@ -46,6 +50,8 @@ class Unit:
     seed: int
     nested: NestedSelection | None
     explain: bool
+    labels: pd.DataFrame | None = None
+    intervals: bool = False
 
 
 @dataclass
@@ -60,6 +66,7 @@ class FoldResult:
         mae, mae_median, mae_loglinear: of the predictor and the two baselines on this fold.
         values, shap: [held-out rows, columns] feature values (categories as ranks) and SHAP values, if explained.
         importances: gain importance per column, if explained and defined.
+        low, high: ends of the intervals [levels, held-out rows], by ``intervals.LEVELS``.
     """
 
     name: str
@@ -72,6 +79,8 @@ class FoldResult:
     values: list[list[float]] | None = None
     shap: list[list[float]] | None = None
     importances: list[float] | None = None
+    low: list[list[float]] | None = None
+    high: list[list[float]] | None = None
 
 
 @dataclass
@@ -101,6 +110,16 @@ def evaluate(unit: Unit) -> Result:
         raise DataError(f"{_where(unit)}: {type(error).__name__}: {reason}") from error
 
 
+def context_of(unit: Unit) -> Context:
+    """All that is known of the unit's models besides features; cut it down to training models before it is used."""
+    frame = unit.frame
+    groups = pd.DataFrame({"org": frame.org, "family": frame.family}, index=frame.features.index)
+    own = pd.DataFrame({frame.task.key.task: frame.y}, index=frame.features.index)
+    labels = own if unit.labels is None else unit.labels.reindex(own.index)
+    stderr = pd.Series(np.nan if frame.stderr is None else frame.stderr, index=own.index)
+    return Context(groups, labels, stderr, unit.cv.whole, frame.task.key.task)
+
+
 def _where(unit: Unit) -> str:
     task = unit.frame.task.key.task
     return f"predictor {unit.recipe.name} on {task}, features {unit.features}, cv {unit.cv_name}, seed {unit.seed}"
@@ -112,27 +131,31 @@ def _evaluate(unit: Unit) -> Result:
     X, y = design(unit.frame.features, list(unit.columns), unit.encoding), unit.frame.y
     for fold in unit.cv.outer(unit.frame, unit.seed):
         inner = unit.cv.inner(unit.frame, fold.train, unit.seed)
-        columns = list(X.columns)
+        columns, context = list(X.columns), context_of(unit).only(X.index[fold.train])
         if unit.nested is not None:
             pool = design(unit.frame.features, [*unit.columns, *unit.nested.added_to(unit.columns)], unit.encoding)
             columns, history = unit.nested.choose(
-                unit.recipe, columns, pool, y, fold.train, inner, unit.seed, unit.frame.task
+                unit.recipe, columns, pool, y, fold.train, inner, unit.seed, unit.frame.task, context
             )
             result.history.append(history)
             rows = pool[columns]
         else:
             rows = X
-        result.folds.append(_fold(unit, rows, fold, inner))
+        result.folds.append(_fold(unit, rows, fold, inner, context))
     result.cpu_sec = time.process_time() - started
     return result
 
 
-def _fold(unit: Unit, X: pd.DataFrame, fold: Fold, inner: list[tuple[np.ndarray, np.ndarray]]) -> FoldResult:
+def _fold(
+    unit: Unit, X: pd.DataFrame, fold: Fold, inner: list[tuple[np.ndarray, np.ndarray]], context: Context
+) -> FoldResult:
     y, task = unit.frame.y, unit.frame.task
     train, test = X.iloc[fold.train], X.iloc[fold.test]
     grid = unit.recipe.grid
-    point = grid[0] if len(grid) == 1 else search(unit.recipe, train, y[fold.train], inner, unit.seed, task)[0]
-    model = unit.recipe.make(point, unit.seed, task).fit(train, y[fold.train])
+    point = grid[0]
+    if len(grid) > 1:
+        point, _ = search(unit.recipe, train, y[fold.train], inner, unit.seed, task, context)
+    model = unit.recipe.make(point, unit.seed, task).fit(train, y[fold.train], context)
     yhat = np.asarray(model.predict(test), dtype="float64")
     if not np.isfinite(yhat).all():
         raise DataError(f"{_where(unit)}: a prediction is not finite at {point}")
@@ -146,6 +169,9 @@ def _fold(unit: Unit, X: pd.DataFrame, fold: Fold, inner: list[tuple[np.ndarray,
         float(np.abs(np.median(y[fold.train]) - truth).mean()),
         float(np.abs(_loglinear(unit.frame, fold) - truth).mean()),
     )
+    if unit.intervals:
+        band = conformal(unit.recipe, point, train, y[fold.train], context, unit.seed, task, unseen=model.unseen_)
+        result.low, result.high = (ends.tolist() for ends in band.interval(yhat))
     if unit.explain:
         from njsl.predict.explain import numeric, shap_values
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -100,6 +101,28 @@ class FeatureTable:
         if published is None:
             raise DataError(f"features.selected: the paper selected nothing for {task.key.task} ({task.key.setting})")
         return [PUBLISHED.get(column, column) for column in published]
+
+
+def in_groups(columns: Iterable[str], groups: Iterable[str]) -> list[str]:
+    """Those of a design matrix's columns that belong to the groups, in their order.
+
+    Args:
+        columns: names as in ``design``'s result.
+        groups: ``scale``, ``arch``, ``data``, ``freegen``.
+
+    Raises:
+        ConfigError: there is no such group.
+    """
+    chosen: set[str] = set()
+    columns = list(columns)
+    for group in groups:
+        if group in GROUPS:
+            chosen |= {LOGGED.get(name, name) for name in GROUPS[group]}
+        elif group == "freegen":
+            chosen |= {name for name in columns if tag(name) == "[F]"}
+        else:
+            raise ConfigError(f"features: {group!r} is no group; accepted: {', '.join([*GROUPS, 'freegen'])}")
+    return [name for name in columns if name in chosen]
 
 
 def tag(column: str) -> str:

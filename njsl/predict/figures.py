@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -40,16 +41,23 @@ def draw(
     predicted: pd.DataFrame,
     shap: pd.DataFrame | None,
     importances: pd.DataFrame | None,
+    bands: pd.DataFrame | None,
+    changes: tuple[pd.DataFrame, pd.DataFrame] | None,
     workers: int | None,
 ) -> list[Path]:
     """Draw everything the tables hold, in parallel processes; returns the files in a fixed order.
 
     Args:
         folder: made if absent.
-        predicted, shap, importances: the tables of ``metrics``; the latter two are None without ``explain``.
+        predicted, shap, importances: the tables of ``metrics``; the latter two, and what follows, are None without
+            ``explain``.
+        bands: of ``stability.shap_bands``.
+        changes: of ``change_point.change_points``.
         workers: processes; None is one per core.
     """
     import joblib
+
+    from njsl.predict import change_point, stability
 
     folder.mkdir(exist_ok=True)
     jobs: list[tuple[Path, Callable[[pd.DataFrame], Figure], pd.DataFrame]] = []
@@ -66,6 +74,14 @@ def draw(
                 jobs.append((folder / f"shap_code_pct__{stem}.png", shap_against_code, rows[rows["feature"] == CODE]))
             for task, part in rows.groupby("task", sort=False):
                 jobs.append((folder / f"shap__{stem}__{task}.png", beeswarm, part))
+    if bands is not None and shap is not None:
+        for names, rows in bands[bands["feature"] == CODE].groupby(METHOD, sort=False):
+            mine = shap[(shap[METHOD] == list(names)).all(axis=1) & (shap["feature"] == CODE)]
+            path = folder / f"shap_bands_code_pct__{'__'.join(names)}.png"
+            jobs.append((path, functools.partial(stability.draw, shap=mine), rows))
+    if changes is not None:
+        table, points = changes
+        jobs.append((folder / "change_points.png", functools.partial(change_point.draw, points=points), table))
     parallel = joblib.Parallel(n_jobs=min(workers or joblib.cpu_count(), len(jobs)))
     parallel(joblib.delayed(_save)(*job) for job in jobs)
     return [path for path, *_ in jobs]

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from njsl.predict.evaluate import Result, Unit
+from njsl.predict.coverage import columns_of
+from njsl.predict.evaluate import FoldResult, Result, Unit
 from njsl.predict.features import LOGGED, tag
+from njsl.predict.intervals import LEVELS
 
 BASELINE = "scale"
 METRICS_COLUMNS = [
@@ -122,10 +124,21 @@ def predictions(pairs: Pairs) -> pd.DataFrame:
                         "fold": fold.name,
                         "y": unit.frame.y[rows],
                         "yhat": fold.yhat,
+                        **_intervals(fold),
                     }
                 )
             )
     return pd.concat(parts, ignore_index=True)
+
+
+def _intervals(fold: FoldResult) -> dict[str, list[float]]:
+    """``low80``, ``high80``, ``low90``, ``high90``; nothing where a fold has none."""
+    if fold.low is None or fold.high is None:
+        return {}
+    columns: dict[str, list[float]] = {}
+    for level, low, high in zip(LEVELS, fold.low, fold.high, strict=True):
+        columns |= dict(zip(columns_of(level), (low, high), strict=True))
+    return columns
 
 
 def shap_table(pairs: Pairs) -> pd.DataFrame:

@@ -15,8 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from njsl.core.run import Run, write_atomic
-from njsl.predict import metrics
+from njsl.predict import change_point, metrics, stability
+from njsl.predict.coverage import coverage, draw_coverage
+from njsl.predict.decisions import MIXES, decisions, draw_mixes, mixes, model_facts
 from njsl.predict.evaluate import Result, Unit
+from njsl.predict.noise import noise_floor
 from njsl.predict.significance import significance as significance_table
 
 METRIC_NAMES = {"accuracy": "mean accuracy", "brier_score": "mean Brier"}
@@ -52,6 +55,15 @@ def write(
     summary = metrics.summary(table, bootstrap)
     _csv(run.output / "metrics.csv", table)
     _csv(run.output / "summary.csv", summary)
+    frames = list({unit.frame.task.key.task: unit.frame for unit, _ in pairs}.values())
+    facts = model_facts(frames)
+    covered, own = coverage(predicted), mixes(predicted)
+    _csv(run.output / "coverage.csv", covered)
+    _csv(run.output / "noise.csv", noise_floor(frames))
+    _csv(run.output / "decisions.csv", decisions(predicted, facts))
+    if len(own):
+        _csv(run.output / "mixes.csv", own)
+        _csv(run.output / "mixes_decisions.csv", decisions(predicted[predicted["org"] == MIXES], facts))
     # Where features were selected, scale-only without selection is there for comparison and stays in the tables above.
     pairs_asked = [(unit, result) for unit, result in pairs if unit.select == select]
     predicted = predicted[predicted["select"] == select].drop(columns="select")
@@ -59,17 +71,28 @@ def write(
     if significance and metrics.is_baseline(table).any():
         _csv(run.output / "significance.csv", significance_table(pairs, table, bootstrap))
     if select != "none":
-        _csv(run.output / "selection.csv", metrics.selection_table(histories))
-    shap = gains = None
+        _csv(run.output / "selection.csv", stability.selection_shares(metrics.selection_table(histories)))
+    shap = gains = bands = changes = None
     if pairs[0][0].explain:
         shap = metrics.shap_table(pairs_asked)
         gains = metrics.importances(pairs_asked, shap)
         _parquet(run.output / "shap.parquet", shap)
         _csv(run.output / "importances.csv", gains)
+        bands = stability.shap_bands(shap, predicted)
+        _csv(run.output / "shap_bands.csv", bands)
+        changes = change_point.change_points(frames)
+        _csv(run.output / "change_points.csv", changes[0])
+    if select == "nested" or shap is not None:
+        _csv(run.output / "stability.csv", stability.stability(histories, pairs_asked, shap))
     from njsl.predict import figures
 
-    for path in figures.draw(run.output / "figures", predicted, shap, gains, run.cfg.workers):
+    for path in figures.draw(run.output / "figures", predicted, shap, gains, bands, changes, run.cfg.workers):
         run.logger.image(path.stem, path)
+    for table_, stem, draw in ((covered, "coverage", draw_coverage), (own, "mixes", draw_mixes)):
+        for names, rows in table_[table_["select"] == select].groupby(["predictor", "cv", "features"], sort=False):
+            path = run.output / "figures" / f"{stem}__{'__'.join(names)}.png"
+            draw(path, rows)
+            run.logger.image(path.stem, path)
     for row in summary.itertuples():
         name = f"{row.cv}/{row.predictor}/{row.features}/{row.metric}/{row.task}"
         run.logger.summary({f"{name}/mae": row.mae, f"{name}/rel_change_vs_scale": row.rel_change_vs_scale})

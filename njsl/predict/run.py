@@ -16,11 +16,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from njsl.core.check import build
+from njsl.core.check import build, resolved
 from njsl.core.run import Run, write_atomic
 from njsl.core.types import ConfigError
 from njsl.predict import metrics, report
@@ -35,10 +36,16 @@ from njsl.store.views import TaskFrame, task_frames
 
 log = logging.getLogger(__name__)
 PAPER_SELECT_ENCODING: Encoding = "ordinal_missing"
+# The other modes' own stories.
+_STORIES = {
+    "whatif": "njsl.predict.whatif",
+    "design": "njsl.predict.design",
+    "score": "njsl.predict.calibration",
+}
 
 
 def run(cfg: DictConfig, run: Run) -> None:
-    """``predict.py mode=fit``.
+    """``predict.py``: ``mode=fit`` here, the other modes where ``_STORIES`` says.
 
     Args:
         cfg: a checked ``PredictConfig``.
@@ -47,6 +54,9 @@ def run(cfg: DictConfig, run: Run) -> None:
     Raises:
         NjslError: the config, the data or the folder are not what they should be.
     """
+    if cfg.mode != "fit":
+        importlib.import_module(_STORIES[cfg.mode]).run(cfg, run)
+        return
     console = Console()
     if cfg.workers is not None and cfg.workers < 1:
         raise ConfigError(f"workers: {cfg.workers}; at least 1 is accepted, or null for one per core")
@@ -163,6 +173,7 @@ def _digest(unit: Unit) -> str:
         unit.encoding,
         unit.seed,
         unit.explain,
+        unit.intervals,
     ]
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
 
@@ -200,6 +211,7 @@ def _frames(
 def _units(cfg: DictConfig, table: FeatureTable, sets: dict[str, Any], frames: list[TaskFrame]) -> Iterator[Unit]:
     recipes = [_recipe(name, node) for name, node in cfg.predictor.items()]
     protocols = {name: build(node) for name, node in cfg.cv.items()}
+    labels = pd.DataFrame({frame.task.key.task: pd.Series(frame.y, frame.ids) for frame in frames})
     for frame in frames:
         for recipe in recipes:
             for cv_name, cv in protocols.items():
@@ -217,7 +229,19 @@ def _units(cfg: DictConfig, table: FeatureTable, sets: dict[str, Any], frames: l
                     encoding = PAPER_SELECT_ENCODING if cfg.select == "paper" else cv.encoding
                     for seed in cfg.seeds:
                         unit = Unit(
-                            frame, recipe, cv_name, cv, name, cfg.select, columns, encoding, seed, nested, cfg.explain
+                            frame,
+                            recipe,
+                            cv_name,
+                            cv,
+                            name,
+                            cfg.select,
+                            columns,
+                            encoding,
+                            seed,
+                            nested,
+                            cfg.explain,
+                            labels,
+                            cfg.intervals,
                         )
                         yield unit
                         if name == metrics.BASELINE and cfg.select != "none":
@@ -233,12 +257,7 @@ def _try_folds(units: list[Unit]) -> None:
 
 
 def _recipe(name: str, node: DictConfig) -> Recipe:
-    values = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(values, dict), "checked by core.check"
-    module, _, kind = values.pop("_target_").rpartition(".")
-    return Recipe(
-        name, getattr(importlib.import_module(module), kind), {str(key): value for key, value in values.items()}
-    )
+    return Recipe.of(name, resolved(node))
 
 
 def _select_in_sample(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from njsl.predict.base import Context
 from njsl.predict.tune import Recipe, search
 from njsl.store.tasks import Task
 
@@ -41,6 +42,7 @@ class NestedSelection:
         inner: Sequence[tuple[np.ndarray, np.ndarray]],
         seed: int,
         task: Task,
+        context: Context | None = None,
     ) -> tuple[list[str], list[dict[str, Any]]]:
         """Grow ``start`` greedily; returns the columns and the steps taken (feature, MAE before and after).
 
@@ -53,15 +55,16 @@ class NestedSelection:
             inner: (fit, score) positions within ``train``.
             seed: the learner's.
             task: for chance level and direction.
+            context: of the training rows, if there is one.
         """
         rows, labels = pool.iloc[train], y[train]
         chosen = list(start)
-        _, reached = search(recipe, rows[chosen], labels, inner, seed, task)
+        _, reached = search(recipe, rows[chosen], labels, inner, seed, task, context)
         history: list[dict[str, Any]] = []
         for _ in range(self.max_steps):
             best, best_mae = None, reached - self.min_gain
             for name in [name for name in pool.columns if name not in chosen]:
-                _, mae = search(recipe, rows[[*chosen, name]], labels, inner, seed, task, bound=best_mae)
+                _, mae = search(recipe, rows[[*chosen, name]], labels, inner, seed, task, context, bound=best_mae)
                 if mae < best_mae:
                     best, best_mae = name, mae
             if best is None:

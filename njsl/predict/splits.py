@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import GroupKFold, KFold, train_test_split
 
 from njsl.core.types import ConfigError, DataError
+from njsl.predict.compute import six_nd
 from njsl.predict.features import Encoding
 from njsl.store.views import TaskFrame
-
-FLOPS_PER_PARAM_TOKEN = 6  # C = 6 N D: Kaplan et al. 2020, arXiv 2001.08361, section 2.1
 
 
 class Fold(NamedTuple):
@@ -27,10 +27,11 @@ class Fold(NamedTuple):
 
 
 class Splitter(Protocol):
-    """What every protocol offers."""
+    """What every protocol offers; ``whole`` is the group it holds out whole, None where it looks at none."""
 
     average: Literal["folds", "pooled"]
     encoding: Encoding
+    whole: Literal["org", "family"] | None
 
     def outer(self, frame: TaskFrame, seed: int) -> list[Fold]:
         """The outer folds."""
@@ -51,6 +52,7 @@ class RandomFolds:
     """
 
     average: Literal["folds", "pooled"] = "folds"
+    whole: Literal["org", "family"] | None = None
 
     def __init__(self, *, folds: int, inner_folds: int, discard_frac: float, encoding: Encoding) -> None:
         if folds < 2 or inner_folds < 2 or not 0 <= discard_frac < 0.9:
@@ -91,7 +93,7 @@ class LeaveGroupOut:
     def __init__(self, *, group: Literal["org", "family"], inner_folds: int) -> None:
         if inner_folds < 2:
             raise ConfigError(f"cv: inner_folds={inner_folds}; at least 2 are accepted")
-        self.group = group
+        self.group = self.whole = group
         self.inner_folds = inner_folds
 
     def outer(self, frame: TaskFrame, seed: int) -> list[Fold]:
@@ -117,24 +119,101 @@ class LeaveGroupOut:
         return frame.org if self.group == "org" else frame.family
 
 
+class KnownSibling(LeaveGroupOut):
+    """Leave-one-org-out for the next model of a family whose smallest has been measured.
+
+    Of the models of the org left out, the one with the fewest parameters of each family (ties by id) goes to the
+    training rows, and the family's others are scored. A family with a single model there is neither trained on nor
+    scored, and an org of such families alone is no fold: under this protocol fewer models are scored than under
+    ``LeaveGroupOut``, and errors are comparable on those alone. ``whole`` is ``org``: folds within the training models
+    leave no sibling behind, so what is estimated on them, as the width of an interval, errs towards too wide.
+
+    Args:
+        inner_folds: inner folds over the remaining orgs, parted in the same way.
+    """
+
+    def __init__(self, *, inner_folds: int) -> None:
+        super().__init__(group="org", inner_folds=inner_folds)
+
+    def outer(self, frame: TaskFrame, seed: int) -> list[Fold]:
+        """A fold per org with a family of at least two models, in the order of their names.
+
+        Raises:
+            DataError: no org has one.
+        """
+        folds = []
+        for name, train, test in super().outer(frame, seed):
+            known, scored = _siblings(frame, test)
+            if scored.any():
+                folds.append(Fold(name, np.sort(np.concatenate([train, test[known]])), test[scored]))
+        if not folds:
+            raise DataError(f"task {frame.task.key.task}: no org has a family of two models; use cv=leave_org_out")
+        return folds
+
+    def inner(self, frame: TaskFrame, train: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Folds of the training rows, with a known sibling of every model scored.
+
+        Raises:
+            DataError: fewer orgs than folds, or no org has a family of at least two models.
+        """
+        folds = []
+        for fit, score in super().inner(frame, train, seed):
+            known, scored = _siblings(frame, train[score])
+            if scored.any():
+                folds.append((np.sort(np.concatenate([fit, score[known]])), score[scored]))
+        if not folds:
+            raise DataError(
+                f"task {frame.task.key.task}: no org of the training models has a family of two models; use "
+                "cv=leave_org_out"
+            )
+        return folds
+
+
+def _siblings(frame: TaskFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of ``rows`` [rows] are their family's smallest with siblings among them, and which are those siblings."""
+    size = frame.features["total_params"].to_numpy()[rows]
+    order = pd.DataFrame({"family": frame.family[rows], "size": size, "id": frame.features.index[rows]})
+    ranks = order.sort_values(["size", "id"]).groupby("family").cumcount().sort_index().to_numpy()
+    several = order.groupby("family")["id"].transform("size").to_numpy() > 1
+    return several & (ranks == 0), several & (ranks > 0)
+
+
 class Extrapolate:
     """Train on the small, score on the large: a single fold.
 
     Args:
         by: ``params`` [parameters] or ``flops`` [6 N D floating-point operations].
-        below: train where it is at most this, score above; null takes the 80th percentile of the task's models.
+        below: train where it is at most this threshold; null takes the quantile ``share`` of the task's models.
+        share: see ``below``, in (0, 1); of no effect where a threshold is named.
+        factor: score where it is above the threshold and at least so many times the threshold, >= 1. Models between
+            the two are neither trained on nor scored.
         inner_folds: shuffled inner folds.
     """
 
     average: Literal["folds", "pooled"] = "pooled"
     encoding: Encoding = "native"
+    whole: Literal["org", "family"] | None = None
 
-    def __init__(self, *, by: Literal["params", "flops"], below: float | None, inner_folds: int) -> None:
+    def __init__(
+        self,
+        *,
+        by: Literal["params", "flops"],
+        below: float | None,
+        inner_folds: int,
+        share: float = 0.8,
+        factor: float = 1.0,
+    ) -> None:
         if inner_folds < 2:
             raise ConfigError(f"cv: inner_folds={inner_folds}; at least 2 are accepted")
+        if not 0 < share < 1 or not 1 <= factor < np.inf:
+            raise ConfigError(
+                f"cv: share={share}, factor={factor}; accepted: a share between 0 and 1, a factor of at least 1"
+            )
         self.by = by
         self.below = below
         self.inner_folds = inner_folds
+        self.share = share
+        self.factor = factor
 
     def outer(self, frame: TaskFrame, seed: int) -> list[Fold]:
         """One fold, named after the threshold.
@@ -144,15 +223,18 @@ class Extrapolate:
         """
         size = frame.features["total_params"].to_numpy()
         if self.by == "flops":
-            size = FLOPS_PER_PARAM_TOKEN * size * frame.features["total_tokens_billions"].to_numpy() * 1e9
-        below = float(np.quantile(size, 0.8)) if self.below is None else self.below
-        train, test = np.flatnonzero(size <= below), np.flatnonzero(size > below)
+            size = six_nd(frame.features)
+        below = float(np.quantile(size, self.share)) if self.below is None else self.below
+        train = np.flatnonzero(size <= below)
+        test = np.flatnonzero((size > below) & (size >= self.factor * below))
         if len(train) < 10 or not len(test):
+            least = "" if self.factor == 1 else f" from {self.factor:g} times that on"
             raise DataError(
                 f"task {frame.task.key.task}: {self.by} <= {below:.3g} leaves {len(train)} models to train on and "
-                f"{len(test)} to score; {self.by} ranges from {size.min():.3g} to {size.max():.3g}"
+                f"{len(test)} to score{least}; {self.by} ranges from {size.min():.3g} to {size.max():.3g}"
             )
-        return [Fold(f"{self.by}>{below:.3g}", train, test)]
+        name = f"{self.by}>{below:.3g}" if self.factor == 1 else f"{self.by}>={self.factor:g}x{below:.3g}"
+        return [Fold(name, train, test)]
 
     def inner(self, frame: TaskFrame, train: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Shuffled folds of the training rows."""

@@ -10,15 +10,28 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pandas as pd
 
+from njsl.core.check import locate
 from njsl.core.types import DataError
-from njsl.predict.base import Predictor
+from njsl.predict.base import Context, Predictor
 from njsl.predict.features import LOGGED
-from njsl.store.tasks import Task
+
+
+class Facts(Protocol):
+    """What predictors are told of a task."""
+
+    @property
+    def chance(self) -> float | None:
+        """Score of guessing, a fraction; None: unknown."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """False for Brier scores."""
+
 
 TIE = 1e-9  # relative; partial sums this close to the best are still finished, so that ties go to the grid's order
 
@@ -43,7 +56,18 @@ class Recipe:
         axes = {name: value if isinstance(value, list) else [value] for name, value in self.params.items()}
         return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
 
-    def make(self, point: Mapping[str, Any], seed: int, task: Task) -> Predictor:
+    @classmethod
+    def of(cls, name: str, node: Mapping[str, Any]) -> Recipe:
+        """From a checked component: ``_target_`` and named parameters.
+
+        Raises:
+            ConfigError: the target is nothing of njsl's.
+        """
+        params = {str(key): value for key, value in node.items()}
+        kind = locate(params.pop("_target_"), f"predictor.{name}._target_")
+        return cls(name, cast(type[Predictor], kind), params)
+
+    def make(self, point: Mapping[str, Any], seed: int, task: Facts) -> Predictor:
         """An unfitted predictor at a grid point, with the seed and the task's facts where it takes them."""
         facts = {"random_state": seed, "chance": task.chance, "higher_is_better": task.higher_is_better}
         taken = self.kind._get_param_names()
@@ -62,7 +86,8 @@ def search(
     y: np.ndarray,
     inner: Sequence[tuple[np.ndarray, np.ndarray]],
     seed: int,
-    task: Task,
+    task: Facts,
+    context: Context | None = None,
     bound: float = np.inf,
 ) -> tuple[dict[str, Any], float]:
     """The best grid point and its mean inner MAE; ties go to the first point of the grid.
@@ -73,6 +98,7 @@ def search(
         inner: (fit, score) positions.
         seed: the learner's.
         task: for chance level and direction.
+        context: of the training rows, if there is one.
         bound: a MAE already reached elsewhere: points that cannot beat it are given up, and if all are, the MAE
             returned is inf.
     """
@@ -83,7 +109,10 @@ def search(
         groups.setdefault(tuple(value for name, value in point.items() if name != path), []).append(number)
     fits = list(groups.values())
     packer = recipe.make(grid[0], seed, task)
-    folds = [(packer.pack(X.iloc[a], y[a]), packer.pack(X.iloc[b]), y[b]) for a, b in inner]
+    folds = [
+        (packer.pack(X.iloc[a], y[a], context and context.only(X.index[a])), packer.pack(X.iloc[b]), y[b])
+        for a, b in inner
+    ]
     errors = np.full((len(grid), len(folds)), np.nan)
 
     def score(numbers: list[int], fold: int) -> None:

@@ -103,7 +103,7 @@ class AnalysisStore:
 
     def label_rows(self) -> pd.DataFrame:
         """``evaluation_results`` with the columns that labels are made of, in the file's row order."""
-        columns = [*KEY, "metric_value", *([] if self.version == 1 else [*VARIANT, "evaluated_on"])]
+        columns = [*KEY, "metric_value", "metric_stderr", *([] if self.version == 1 else [*VARIANT, "evaluated_on"])]
         return self.connection.execute(f"SELECT {', '.join(columns)} FROM evaluation_results ORDER BY rowid").df()
 
     def models(self, view: str = "raw", *, arrow: bool = False) -> pd.DataFrame | pa.Table:

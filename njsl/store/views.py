@@ -56,6 +56,7 @@ class TaskFrame:
             categories are the sorted labels of the whole view.
         y: label [models], a fraction.
         org, family: group names [models].
+        stderr: standard error of the label [models], a fraction, NaN = unknown (see ``stderrs``); None: not read.
     """
 
     task: Task
@@ -63,6 +64,7 @@ class TaskFrame:
     y: np.ndarray
     org: np.ndarray
     family: np.ndarray
+    stderr: np.ndarray | None = None
 
     @property
     def ids(self) -> np.ndarray:
@@ -147,6 +149,24 @@ def labels(scores: pd.DataFrame, overlay: Overlay, task: Task) -> pd.Series:
     return mean.dropna()
 
 
+def stderrs(scores: pd.DataFrame, overlay: Overlay, task: Task) -> pd.Series:
+    """Standard error of every label by model id, as a fraction; NaN where one benchmark of the label has none.
+
+    A label is the mean of k scores, so its error is sqrt(sum of squares) / k where their items are drawn independently.
+    Benchmarks that ask the same items twice (LAMBADA's two texts, TruthfulQA's two scores, XNLI's languages) are
+    positively correlated, and the error is then up to sqrt(k) times this.
+
+    Args:
+        scores: what ``Overlay.scores`` returns, with ``metric_stderr``.
+        overlay: the view's.
+        task: a row of the task table.
+    """
+    rows = scores[_wanted(scores, overlay, task)].dropna(subset="metric_value")
+    known = rows["metric_stderr"].where(np.isfinite(rows["metric_stderr"]) & (rows["metric_stderr"] >= 0))
+    grouped = (known**2).groupby(rows["id"], sort=True, observed=True)
+    return (np.sqrt(grouped.sum()) / grouped.size()).where(grouped.count() == grouped.size())
+
+
 def _wanted(scores: pd.DataFrame, overlay: Overlay, task: Task) -> pd.Series:
     """[rows] bool: what a task's label is the mean of."""
     prefixes = tuple(name[:-1] for name in overlay.definition(task) if name.endswith("*"))
@@ -169,6 +189,14 @@ def labelled(store: AnalysisStore, view: str, tasks: list[Task], *, freegen: boo
         DataError: labels would mix task versions or prompts (``AnalysisStore.versions``).
         StoreError: the overlay does not fit the database.
     """
+    base, of_task, _ = _measured(store, view, tasks, freegen=freegen)
+    return base, of_task
+
+
+def _measured(
+    store: AnalysisStore, view: str, tasks: list[Task], *, freegen: bool
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """What ``labelled`` returns, and the labels' standard errors [models, tasks]."""
     base = models(store, view, freegen=freegen)
     overlay = Overlay.load(view)
 
@@ -181,8 +209,13 @@ def labelled(store: AnalysisStore, view: str, tasks: list[Task], *, freegen: boo
     scores = overlay.scores(
         store.label_rows(), strict=store.published, choose=lambda rows: store.versions.choose(rows, relevant)
     )
-    scores = scores.loc[scores["id"].isin(base.index), [*KEY, "metric_value"]].astype(dict.fromkeys(KEY, "category"))
-    return base, pd.DataFrame({task.key.task: labels(scores, overlay, task) for task in tasks}, index=base.index)
+    columns = [*KEY, "metric_value", "metric_stderr"]
+    scores = scores.loc[scores["id"].isin(base.index)].reindex(columns=columns).astype(dict.fromkeys(KEY, "category"))
+    of_task, error = (
+        pd.DataFrame({task.key.task: measure(scores, overlay, task) for task in tasks}, index=base.index)
+        for measure in (labels, stderrs)
+    )
+    return base, of_task, error
 
 
 def task_frames(store: AnalysisStore, view: str, tasks: list[Task], *, freegen: bool) -> list[TaskFrame]:
@@ -191,7 +224,7 @@ def task_frames(store: AnalysisStore, view: str, tasks: list[Task], *, freegen: 
     Raises:
         DataError: fewer than 30 models have a label for a task, or ``labelled`` refuses.
     """
-    base, y_of_task = labelled(store, view, tasks, freegen=freegen)
+    base, y_of_task, error = _measured(store, view, tasks, freegen=freegen)
     frames = []
     for task in tasks:
         y = y_of_task[task.key.task].dropna()
@@ -208,6 +241,7 @@ def task_frames(store: AnalysisStore, view: str, tasks: list[Task], *, freegen: 
                 y.to_numpy("float64"),
                 rows["org"].to_numpy(dtype=object),
                 rows["family"].to_numpy(dtype=object),
+                error.loc[y.index, task.key.task].to_numpy("float64"),
             )
         )
     return frames

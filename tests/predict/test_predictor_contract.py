@@ -1,11 +1,17 @@
-"""Every predictor of conf/predictor keeps the contract of njsl.predict.base.Predictor."""
+"""Every predictor of conf/predictor keeps the contract of njsl.predict.base.Predictor.
+
+TabPFN needs an optional package and a file of weights, which NJSL_TABPFN_WEIGHTS names; without them it is skipped.
+"""
 
 from __future__ import annotations
 
+import copy
 import inspect
+import os
 import pickle
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +22,12 @@ import yaml
 from sklearn.base import clone
 
 from njsl.core.types import DataError
-from njsl.predict.base import LN_PARAMS, LN_TOKENS, Predictor, per_feature, preprocessing
+from njsl.predict.base import LN_PARAMS, LN_TOKENS, Context, Predictor, per_feature, preprocessing
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "predictor").glob("*.yaml"))
 NAMES = [file.stem for file in FILES]
 CHANCE = 0.25
+TABPFN_WEIGHTS = os.environ.get("NJSL_TABPFN_WEIGHTS")
 
 
 def recipe(name: str) -> dict[str, Any]:
@@ -38,6 +45,8 @@ def make(name: str, **changes: Any) -> Predictor:
     given = {key: value for key, value in recipe(name).items() if key != "_target_"}
     params = {key: value[0] if isinstance(value, list) else value for key, value in given.items()}
     filled = {"random_state": 3, "chance": CHANCE, "higher_is_better": True}
+    if name == "tabpfn":
+        params["weights"] = TABPFN_WEIGHTS
     taken = inspect.signature(kind(name)).parameters
     return kind(name)(**{key: value for key, value in filled.items() if key in taken} | params | changes)
 
@@ -75,28 +84,36 @@ def fitted(name: str) -> Predictor:
 
 
 @pytest.fixture(params=NAMES)
-def name(request: pytest.FixtureRequest) -> str:
+def yaml_name(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture
+def name(yaml_name: str) -> str:
+    """Of the predictors that can run here."""
+    if yaml_name == "tabpfn" and (find_spec("tabpfn") is None or TABPFN_WEIGHTS is None):
+        pytest.skip("the package tabpfn is not installed, or NJSL_TABPFN_WEIGHTS names no weights")
+    return yaml_name
 
 
 def test_there_is_something_to_check() -> None:
     assert {"median", "loglinear", "xgboost"} <= set(NAMES)
 
 
-def test_names_agree(name: str) -> None:
-    (file,) = (file for file in FILES if file.stem == name)
-    assert list(yaml.safe_load(file.read_text())) == [name]
-    assert recipe(name)["_target_"].rpartition(".")[0] == f"njsl.predict.predictors.{name}"
-    assert issubclass(kind(name), Predictor)
+def test_names_agree(yaml_name: str) -> None:
+    (file,) = (file for file in FILES if file.stem == yaml_name)
+    assert list(yaml.safe_load(file.read_text())) == [yaml_name]
+    assert recipe(yaml_name)["_target_"].rpartition(".")[0] == f"njsl.predict.predictors.{yaml_name}"
+    assert issubclass(kind(yaml_name), Predictor)
 
 
-def test_parameters_of_the_yaml_exist_and_lists_are_axes(name: str) -> None:
-    given = {key: value for key, value in recipe(name).items() if key != "_target_"}
-    assert given.keys() <= inspect.signature(kind(name)).parameters.keys()
+def test_parameters_of_the_yaml_exist_and_lists_are_axes(yaml_name: str) -> None:
+    given = {key: value for key, value in recipe(yaml_name).items() if key != "_target_"}
+    assert given.keys() <= inspect.signature(kind(yaml_name)).parameters.keys()
     for value in given.values():
         assert not isinstance(value, list) or len(set(value)) == len(value) > 1
-    if kind(name).path:
-        assert kind(name).path in given
+    if kind(yaml_name).path:
+        assert kind(yaml_name).path in given
 
 
 def test_constructor_takes_keywords_and_only_stores(name: str) -> None:
@@ -276,3 +293,80 @@ def test_a_gap_is_filled_with_what_training_says() -> None:
     transformer = preprocessing(rows, scale=False).fit(rows)
     later = pd.DataFrame({"known": [np.nan, 7.0], "never": [5.0, np.nan]})
     np.testing.assert_array_equal(transformer.transform(later), [[3.0, 0.0], [7.0, 0.0]])
+
+
+def context(rows: pd.DataFrame = X, whole: str | None = None) -> Context:
+    """What a run knows of the models of ``rows``: twelve families in six orgs, two tasks, two standard errors in three.
+
+    Every model's group is known, as in a run; scores are those of ``rows`` alone.
+    """
+    random = np.random.default_rng(5)
+    family = np.arange(len(X)) % 12
+    groups = pd.DataFrame({"org": [f"org{f // 2}" for f in family], "family": [f"family{f}" for f in family]})
+    labels = pd.DataFrame({"this": Y, "other": 2 * Y - 0.3 + random.normal(0, 0.02, len(X))})
+    labels.loc[random.random(len(X)) < 0.2, "other"] = np.nan
+    stderr = pd.Series(np.where(np.arange(len(X)) % 3 == 0, np.nan, 0.01))
+    every = Context(groups, labels, stderr, whole)  # type: ignore[arg-type]
+    return every.only(rows.index)
+
+
+@pytest.fixture(params=[None, "org", "family"])
+def known(request: pytest.FixtureRequest) -> Context:
+    return context(X[TRAIN], request.param)
+
+
+@cache
+def knowing(name: str) -> Predictor:
+    return make(name).fit(X[TRAIN], Y[TRAIN], context(X[TRAIN]))
+
+
+def test_fit_with_a_context(name: str, known: Context) -> None:
+    before, rows = copy.deepcopy(known), X[TRAIN].copy()
+    predictor = make(name)
+    params = predictor.get_params()
+    assert predictor.fit(rows, Y[TRAIN], known) is predictor
+    predicted = predictor.predict(X[TEST])
+    assert predicted.shape == (20,) and predicted.dtype == np.float64
+    assert np.isfinite(predicted).all() and np.abs(predicted - Y[TEST].mean()).max() < 0.5
+    assert np.abs(predicted - Y[TEST]).mean() < 2 * np.abs(np.median(Y[TRAIN]) - Y[TEST]).mean()
+    assert predictor.get_params() == params
+    assert all(attribute in params or attribute.endswith("_") for attribute in vars(predictor))
+    pd.testing.assert_frame_equal(rows, X[TRAIN])
+    for mine, theirs in ((known.groups, before.groups), (known.labels, before.labels)):
+        pd.testing.assert_frame_equal(mine, theirs)
+    pd.testing.assert_series_equal(known.stderr, before.stderr)
+
+
+def test_scores_of_other_models_are_not_read(name: str) -> None:
+    """A context cut to the training models and one with wrong scores of all others come to the same."""
+    full = context()
+    for frame in (full.labels, full.stderr):
+        frame.iloc[TEST] = 0.987
+    told = make(name).fit(X[TRAIN], Y[TRAIN], full)
+    np.testing.assert_array_equal(told.predict(X[TEST]), knowing(name).predict(X[TEST]))
+
+
+def test_with_a_context_a_models_prediction_does_not_depend_on_the_models_beside_it(name: str) -> None:
+    together = knowing(name).predict(X[TEST])
+    order = np.random.default_rng(0).permutation(20)
+    np.testing.assert_allclose(knowing(name).predict(X[TEST].iloc[order]), together[order], rtol=0, atol=1e-12)
+
+
+def test_nothing_but_features_known(name: str) -> None:
+    """No standard error, no other task, and a model to predict whose groups nobody knows."""
+    bare = context(X[TRAIN])
+    bare = Context(bare.groups, bare.labels[["this"]], bare.stderr * np.nan)
+    rows = X[TEST].set_axis([f"stranger {row}" for row in range(20)])
+    assert np.isfinite(make(name).fit(X[TRAIN], Y[TRAIN], bare).predict(rows)).all()
+
+
+def test_a_context_survives_packing_and_pickling(name: str) -> None:
+    axes = {key: value for key, value in recipe(name).items() if isinstance(value, list)}
+    packed = make(name).pack(X[TRAIN], Y[TRAIN], context(X[TRAIN]))
+    make(name).fit_packed(packed)
+    last = {key: values[-1] for key, values in axes.items()}
+    reused = make(name, **last).fit_packed(packed).predict(X[TEST])
+    fresh = make(name, **last).fit(X[TRAIN], Y[TRAIN], context(X[TRAIN])).predict(X[TEST])
+    np.testing.assert_array_equal(reused, fresh)
+    again = pickle.loads(pickle.dumps(knowing(name)))
+    np.testing.assert_array_equal(again.predict(X[TEST]), knowing(name).predict(X[TEST]))

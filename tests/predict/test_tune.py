@@ -136,7 +136,7 @@ BOUNDS = st.one_of(st.just(np.inf), st.integers(-1, 9).map(lambda n: n / 16))
 def check(recipe: Recipe, means: np.ndarray, bound: float, shown: list[str]) -> None:
     """``means`` [points] are the errors of ``recipe.grid``; ``shown`` the parameters that tell points apart."""
     X, y, inner = planted(len(recipe.params["errors"][0]))
-    point, mae = search(recipe, X, y, inner, 0, TASK, bound)
+    point, mae = search(recipe, X, y, inner, 0, TASK, bound=bound)
     best = int(np.flatnonzero(means == means.min())[0])
     if means[best] <= bound:
         assert [point[name] for name in shown] == [recipe.grid[best][name] for name in shown]

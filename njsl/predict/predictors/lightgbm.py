@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from njsl.predict.base import Predictor
+from njsl.predict.base import Context, Predictor
 
 
 class LightGBM(Predictor):
@@ -33,7 +33,7 @@ class LightGBM(Predictor):
         self.min_child_samples = min_child_samples
         self.n_estimators = n_estimators
 
-    def pack(self, X: pd.DataFrame, y: np.ndarray | None = None) -> Any:
+    def pack(self, X: pd.DataFrame, y: np.ndarray | None = None, context: Context | None = None) -> Any:
         """The frame and, given scores, its ``lightgbm.Dataset``."""
         import lightgbm
 

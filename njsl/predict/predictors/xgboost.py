@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from njsl.predict.base import Predictor
+from njsl.predict.base import Context, Predictor
 
 
 class XGBoost(Predictor):
@@ -34,7 +34,7 @@ class XGBoost(Predictor):
         self.n_estimators = n_estimators
         self.random_state = random_state
 
-    def pack(self, X: pd.DataFrame, y: np.ndarray | None = None) -> Any:
+    def pack(self, X: pd.DataFrame, y: np.ndarray | None = None, context: Context | None = None) -> Any:
         """One ``xgboost.DMatrix`` in single precision, the labels of each category, and the columns in order.
 
         Plain numbers go without column names: XGBoost would copy them anew before every tree, a third of the cost of
