@@ -10,11 +10,8 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import GroupKFold, KFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from njsl.core.types import DataError
 
@@ -151,8 +148,8 @@ class Predictor(RegressorMixin, BaseEstimator, ABC):
         """Exact Shapley values [models, features] in the units of y, where the method has them in closed form."""
         return None
 
-    def trees(self) -> tuple[ColumnTransformer, Any] | None:
-        """What ``preprocessing`` made and the scikit-learn tree ensemble behind it, if that is what was fitted."""
+    def trees(self) -> tuple[Preparation, Any] | None:
+        """The ``Preparation`` and the scikit-learn tree ensemble behind it, if that is what was fitted."""
         return None
 
 
@@ -176,24 +173,68 @@ class MedianImputer(SimpleImputer):
         return np.where(self.empty_, 0.0, super().transform(X))
 
 
-def preprocessing(X: pd.DataFrame, *, scale: bool) -> ColumnTransformer:
-    """Impute with the training median, one-hot the categories, optionally standardise: all fitted on training rows.
+class Preparation:
+    """Gaps filled with the training median, categories one-hot, numbers optionally standardised.
+
+    What scikit-learn's ColumnTransformer, SimpleImputer, StandardScaler and OneHotEncoder make of the same rows, at a
+    twentieth of the time: on 90 rows a fit of theirs costs as much as growing fifty trees.
 
     A column that is wholly missing among the training rows becomes 0 everywhere and so carries nothing. A category not
     seen in training becomes all zeros; a missing one is a category of its own.
 
     Args:
-        X: training rows; only its column types are read here.
         scale: standardise the numeric columns to mean 0 and variance 1.
     """
-    categories = [name for name in X.columns if isinstance(X[name].dtype, pd.CategoricalDtype)]
-    numbers = [name for name in X.columns if name not in categories]
-    return ColumnTransformer(
-        [
-            ("numbers", make_pipeline(MedianImputer(), *([StandardScaler()] if scale else [])), numbers),
-            ("categories", OneHotEncoder(handle_unknown="ignore", sparse_output=False), categories),
-        ]
-    )
+
+    def __init__(self, *, scale: bool) -> None:
+        self.scale = scale
+
+    def fit(self, X: pd.DataFrame) -> Self:
+        """Medians, means and deviations of numbers, labels of categories, from training rows alone."""
+        self.feature_names_in_ = X.columns.to_numpy(dtype=object)
+        self.categories_ = [name for name in X.columns if isinstance(X[name].dtype, pd.CategoricalDtype)]
+        self.numbers_ = [name for name in X.columns if name not in self.categories_]
+        values = X[self.numbers_].to_numpy(dtype="float64")
+        self.empty_ = np.isnan(values).all(axis=0)
+        self.medians_ = np.zeros(len(self.numbers_))
+        self.medians_[~self.empty_] = np.nanmedian(values[:, ~self.empty_], axis=0)
+        self.means_, self.units_ = np.zeros(len(self.numbers_)), np.ones(len(self.numbers_))
+        if self.scale:
+            filled = self._filled(values)
+            self.means_, deviations = filled.mean(axis=0), filled.std(axis=0)
+            # A constant column's deviation is rounding; scikit-learn draws the same line.
+            flat = deviations <= 10 * np.finfo(float).eps * np.maximum(np.abs(self.means_), 1e-300) * len(X)
+            self.units_ = np.where(flat, 1.0, deviations)
+        self.labels_ = [_present(X[name]) for name in self.categories_]
+        widths = [1] * len(self.numbers_) + [len(labels) for labels in self.labels_]
+        owners = np.repeat(np.array([*self.numbers_, *self.categories_], dtype=object), widths)
+        self.owners_ = pd.Index(self.feature_names_in_).get_indexer(owners)
+        return self
+
+    def transform(self, X: pd.DataFrame) -> np.ndarray:
+        """Rows [models, transformed columns]: numbers, then the labels of each category, missing last."""
+        numbers = (self._filled(X[self.numbers_].to_numpy(dtype="float64")) - self.means_) / self.units_
+        blocks = [numbers]
+        for name, labels in zip(self.categories_, self.labels_, strict=True):
+            column = X[name].cat
+            position = {label: code for code, label in enumerate(column.categories)} | {None: -1}
+            wanted = np.array([position.get(label, -2) for label in labels], dtype=int)  # -2: unknown to these rows
+            blocks.append((column.codes.to_numpy()[:, None] == wanted).astype("float64"))
+        return np.hstack(blocks)
+
+    def fit_transform(self, X: pd.DataFrame) -> np.ndarray:
+        """``fit``, then ``transform`` of the same rows."""
+        return self.fit(X).transform(X)
+
+    def _filled(self, values: np.ndarray) -> np.ndarray:
+        return np.where(np.isnan(values) | self.empty_, self.medians_, values)
+
+
+def _present(column: pd.Series) -> list[Any]:
+    """Sorted labels of a category that occur; None last if some are missing."""
+    codes = column.cat.codes.to_numpy()
+    labels = sorted(column.cat.categories[np.unique(codes[codes >= 0])].tolist())
+    return [*labels, *([None] if (codes < 0).any() else [])]
 
 
 def with_compute(X: pd.DataFrame) -> pd.DataFrame:
@@ -204,15 +245,11 @@ def with_compute(X: pd.DataFrame) -> pd.DataFrame:
     return X.assign(**{LN_COMPUTE: compute, LN_TOKENS_PER_PARAM: ratio})
 
 
-def per_feature(transformer: ColumnTransformer, values: np.ndarray) -> np.ndarray:
+def per_feature(preparation: Preparation, values: np.ndarray) -> np.ndarray:
     """Sum values [..., transformed columns] over one-hot columns back to the features [..., features] they code.
 
     Args:
-        transformer: what ``preprocessing`` made, fitted.
+        preparation: fitted.
         values: one number per transformed column in the last axis: importances, contributions.
     """
-    (_, _, numbers), (_, encoder, categories) = transformer.transformers_
-    widths = [1] * len(numbers) + ([len(labels) for labels in encoder.categories_] if categories else [])
-    features = pd.Index(transformer.feature_names_in_)
-    onto = features.get_indexer(np.repeat(np.array([*numbers, *categories], dtype=object), widths))
-    return values @ np.eye(len(features))[onto]
+    return values @ np.eye(len(preparation.feature_names_in_))[preparation.owners_]

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import lapack
 from scipy.optimize import minimize
 
-from njsl.predict.base import SCALE, preprocessing
+from njsl.predict.base import SCALE, Preparation
 from njsl.predict.features import tag
 
 # Priors of the logarithms of the hyperparameters: mean and standard deviation, in units of the standard deviation of
@@ -24,6 +24,7 @@ LENGTH = (0.8, 0.45)
 NOISE = (np.log(0.3), 0.6)
 ROUNDS = 3  # of weighing outliers down and fitting again
 STEPS = (40, 15)  # most steps of the optimiser, in the first round and later
+CLOSE = 1e-5  # relative change of the posterior at which the optimiser stops; predictions have long settled by then
 BOUND = 5.0  # of the hyperparameters, in standard deviations of their priors
 JITTER = 1e-7  # of the mean variance: a step of the optimiser may try noise that rounding would eat
 FARTHEST = 3.5  # standardised features end here: nothing is known of what lies beyond
@@ -72,7 +73,7 @@ class Process:
                 method="L-BFGS-B",
                 jac=True,
                 bounds=np.column_stack([prior[0] - BOUND * prior[1], prior[0] + BOUND * prior[1]]),
-                options={"maxiter": STEPS[number > 0]},
+                options={"maxiter": STEPS[number > 0], "ftol": CLOSE},
             ).x
             covariance = kernel(self.logs_, squares, plane)[0]
             noise = np.exp(2 * self.logs_[-1])
@@ -113,7 +114,7 @@ class Standard:
 
     def fit(self, X: pd.DataFrame) -> Self:
         """Means, scales and labels of the training rows."""
-        self.table_ = preprocessing(X, scale=True).fit(X) if X.shape[1] else None
+        self.table_ = Preparation(scale=True).fit(X) if X.shape[1] else None
         numbers = X.select_dtypes("number")
         share = numbers.isna().any(axis=1).mean() if numbers.shape[1] else 0.0
         self.flag_ = 0.03 < share < 0.97
@@ -193,11 +194,16 @@ def posterior(
     """
     covariance, flat, groups, lengths = kernel(logs, squares, plane)
     noise = np.exp(2 * logs[-1]) / weights
-    factor = cho_factor(covariance + np.diag(noise + known + JITTER * np.diag(covariance).mean()), lower=True)
-    solved = cho_solve(factor, target)
-    pull = cho_solve(factor, np.eye(len(target))) - np.outer(solved, solved)
+    diagonal = noise + known + JITTER * np.diag(covariance).mean()
+    factor, failed = lapack.dpotrf(covariance + np.diag(diagonal), lower=True)
+    if failed:
+        raise ArithmeticError(f"a covariance of {len(target)} models is not positive definite")
+    inverse = lapack.dpotri(factor, lower=True)[0]
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    solved = inverse @ target
+    pull = inverse - np.outer(solved, solved)
     away = (logs - prior[0]) / prior[1]
-    value = target @ solved / 2 + np.log(np.diag(factor[0])).sum() + away @ away / 2
+    value = target @ solved / 2 + np.log(np.diag(factor)).sum() + away @ away / 2
     sizes = [np.vdot(pull, part) for part in (flat, *groups)]
     by_length = [
         np.vdot(pull, part * square) / (2 * length**2)

@@ -22,7 +22,7 @@ import yaml
 from sklearn.base import clone
 
 from njsl.core.types import DataError
-from njsl.predict.base import LN_PARAMS, LN_TOKENS, Context, Predictor, per_feature, preprocessing
+from njsl.predict.base import LN_PARAMS, LN_TOKENS, Context, Predictor, Preparation, per_feature
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "predictor").glob("*.yaml"))
 NAMES = [file.stem for file in FILES]
@@ -282,7 +282,7 @@ def test_folding_sums_the_columns_a_feature_became() -> None:
             "tied": pd.Categorical(["no", "yes", "no"]),  # becomes no, yes
         }
     )
-    transformer = preprocessing(rows, scale=False).fit(rows)
+    transformer = Preparation(scale=False).fit(rows)
     np.testing.assert_array_equal(transformer.transform(rows)[:, 0], [1.0, 2.0, 1.5])
     # The order after preprocessing is size, then kind, then tied.
     np.testing.assert_array_equal(per_feature(transformer, np.array([1.0, 10, 20, 30, 100, 200])), [60, 1, 300])
@@ -290,7 +290,7 @@ def test_folding_sums_the_columns_a_feature_became() -> None:
 
 def test_a_gap_is_filled_with_what_training_says() -> None:
     rows = pd.DataFrame({"known": [1.0, 3.0, 100.0], "never": [np.nan] * 3})
-    transformer = preprocessing(rows, scale=False).fit(rows)
+    transformer = Preparation(scale=False).fit(rows)
     later = pd.DataFrame({"known": [np.nan, 7.0], "never": [5.0, np.nan]})
     np.testing.assert_array_equal(transformer.transform(later), [[3.0, 0.0], [7.0, 0.0]])
 

@@ -6,10 +6,9 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import ExtraTreesRegressor
 
-from njsl.predict.base import Predictor, per_feature, preprocessing
+from njsl.predict.base import Predictor, Preparation, per_feature
 
 
 class ExtraTrees(Predictor):
@@ -38,7 +37,7 @@ class ExtraTrees(Predictor):
     def fit_packed(self, packed: Any) -> Self:
         """Grow the trees."""
         X, y = packed
-        self.preprocessing_ = preprocessing(X, scale=False)
+        self.preprocessing_ = Preparation(scale=False)
         self.model_ = ExtraTreesRegressor(**self.get_params(), n_jobs=1).fit(self.preprocessing_.fit_transform(X), y)
         return self
 
@@ -48,7 +47,7 @@ class ExtraTrees(Predictor):
         # The mean that the forest's own method takes, without its thread pool: most of its time on a few rows.
         return np.mean([tree.tree_.predict(rows)[:, 0] for tree in self.model_.estimators_], axis=0)
 
-    def trees(self) -> tuple[ColumnTransformer, Any]:
+    def trees(self) -> tuple[Preparation, Any]:
         """The trees and what encodes their columns."""
         return self.preprocessing_, self.model_
 

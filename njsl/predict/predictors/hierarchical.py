@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
-from njsl.predict.base import SCALE, Context, Predictor, preprocessing
+from njsl.predict.base import SCALE, Context, Predictor, Preparation
 from njsl.predict.link import Kind, Link
 
 # Bounds of ln(variance of a part / variance of the noise): practically none, and practically all of it.
@@ -63,7 +63,7 @@ class Hierarchical(Predictor):
         """The rows, and given scores these, all models' groups if they are known, and the prepared columns."""
         if y is None:
             return X, None
-        prepared = preprocessing(X, scale=True)
+        prepared = Preparation(scale=True)
         return X, y, None if context is None else context.groups, prepared, prepared.fit_transform(X)
 
     def fit_packed(self, packed: Any) -> Self:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
 
-from njsl.predict.base import SCALE, Context, Predictor, preprocessing
+from njsl.predict.base import SCALE, Context, Predictor, Preparation
 from njsl.predict.link import Kind, Link
 
 
@@ -52,7 +52,7 @@ class KernelRidge(Predictor):
         """The rows, and given scores these, the preparation of columns and the prepared columns."""
         if y is None:
             return X, None
-        prepared = preprocessing(X, scale=True)
+        prepared = Preparation(scale=True)
         return X, y, prepared, prepared.fit_transform(X)
 
     def fit_packed(self, packed: Any) -> Self:

@@ -6,10 +6,9 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestRegressor
 
-from njsl.predict.base import Predictor, per_feature, preprocessing
+from njsl.predict.base import Predictor, Preparation, per_feature
 
 
 class RandomForest(Predictor):
@@ -41,7 +40,7 @@ class RandomForest(Predictor):
     def fit_packed(self, packed: Any) -> Self:
         """Grow the trees."""
         X, y = packed
-        self.preprocessing_ = preprocessing(X, scale=False)
+        self.preprocessing_ = Preparation(scale=False)
         self.model_ = RandomForestRegressor(**self.get_params(), n_jobs=1).fit(self.preprocessing_.fit_transform(X), y)
         return self
 
@@ -49,7 +48,7 @@ class RandomForest(Predictor):
         """Predicted scores [models], as fractions within the range of the training scores."""
         return self.model_.predict(self.preprocessing_.transform(X))
 
-    def trees(self) -> tuple[ColumnTransformer, Any]:
+    def trees(self) -> tuple[Preparation, Any]:
         """The forest and what encodes its columns."""
         return self.preprocessing_, self.model_
 

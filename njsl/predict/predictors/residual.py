@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.linear_model import LinearRegression
 
-from njsl.predict.base import SCALE, Context, MedianImputer, Predictor, preprocessing
+from njsl.predict.base import SCALE, Context, MedianImputer, Predictor, Preparation
 from njsl.predict.link import Kind, Link
 
 
@@ -57,7 +57,7 @@ class Residual(Predictor):
         self.needed(X)
         if y is None:
             return X, None
-        prepared = preprocessing(X, scale=False)
+        prepared = Preparation(scale=False)
         return X, y, prepared, prepared.fit_transform(X)
 
     def fit_packed(self, packed: Any) -> Self:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn import linear_model
 
-from njsl.predict.base import Predictor, per_feature, preprocessing
+from njsl.predict.base import Predictor, Preparation, per_feature
 from njsl.predict.link import Kind, Link
 
 
@@ -39,7 +39,7 @@ class Ridge(Predictor):
         """Fit the coefficients."""
         X, y = packed
         self.link_ = Link.fit(self.link, y, chance=self.chance, higher_is_better=self.higher_is_better)
-        self.preprocessing_ = preprocessing(X, scale=True)
+        self.preprocessing_ = Preparation(scale=True)
         columns = self.preprocessing_.fit_transform(X)
         self.means_ = columns.mean(axis=0)
         self.model_ = linear_model.Ridge(alpha=self.alpha).fit(columns, self.link_.to_line(y))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.svm import SVR
 
-from njsl.predict.base import Predictor, preprocessing
+from njsl.predict.base import Predictor, Preparation
 
 
 class SupportVector(Predictor):
@@ -26,7 +26,7 @@ class SupportVector(Predictor):
     def fit_packed(self, packed: Any) -> Self:
         """Find the support vectors."""
         X, y = packed
-        self.preprocessing_ = preprocessing(X, scale=True)
+        self.preprocessing_ = Preparation(scale=True)
         self.model_ = SVR(C=self.C, epsilon=self.epsilon).fit(self.preprocessing_.fit_transform(X), y)
         return self
 
