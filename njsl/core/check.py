@@ -191,7 +191,7 @@ def _check_component(value: Any, path: str) -> None:
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     own = supplied(target)
     open_names = [name for name in parameters if name not in own]
-    grid = path.split(".")[0] in GRID_FIELDS
+    grid = any(part in GRID_FIELDS for part in path.split(".")[:2])
     for key, given in value.items():
         where = _join(path, str(key))
         if key == "_target_":

@@ -78,10 +78,12 @@ class PlanConfig:
         file: a YAML file with ``name``, ``org``, ``family``, ``architecture`` and ``pretraining``; what is not known is
             left out.
         ledger: every plan that is predicted is appended to this file, a line of JSON each.
+        predictor: what predicts plans, unless ``predictor`` is given: ``predictor@plan.predictor``.
     """
 
     file: str | None = None
     ledger: str = "outputs/predict/plans.jsonl"
+    predictor: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -41,6 +41,7 @@ SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97)  # of the variance that families m
 SLOPES = 81  # values of a slope that its interval tries, over SLOPES_REACH standard errors to either side
 SLOPES_REACH = 6.0
 ONE = np.ones((1, 1))
+NAMED = 2  # families that a verdict names; of more, which are all in the table, their number
 ROUNDING = 1e-9  # relative; a draw that is the data themselves, signs all alike, counts as equal
 TOO_FEW, NONE, LINEAR, BENT = "too few models", "not distinguishable", "linear", "change point"
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#ee8866", "#44bb99", "#332288")
@@ -94,15 +95,16 @@ def change_points(frames: Sequence[TaskFrame], draws: int = DRAWS) -> tuple[pd.D
 
 
 def _place(row: pd.Series) -> str:
-    """A change point with its interval, in words; an open end is written with an inequality."""
-    low = ("≤" if row["change_low"] <= row["candidate_low"] else "") + f"{row['change_low']:.0f}"
-    high = ("≥" if row["change_high"] >= row["candidate_high"] else "") + f"{row['change_high']:.0f}"
-    return f"{BENT} at {row['change_point']:.0f} % [{low}, {high}]"
+    """A change point with its interval, in words; an end at the first or last candidate is said to be open."""
+    below, above = row["change_low"] <= row["candidate_low"], row["change_high"] >= row["candidate_high"]
+    ends = f"[{'≤' if below else ''}{row['change_low']:.0f}, {'≥' if above else ''}{row['change_high']:.0f}]"
+    ways = [way for way, is_open in (("downwards", below), ("upwards", above)) if is_open]
+    return f"{BENT} at {row['change_point']:.0f} % {ends}" + (f", open {' and '.join(ways)}" if ways else "")
 
 
 def _resting(families: list[str]) -> str:
     """What a verdict hangs by, in words; empty where it stands without any one family."""
-    named = families[0] if len(families) == 1 else f"each of {len(families)} families"
+    named = " and on ".join(families) if len(families) <= NAMED else f"each of {len(families)} families"
     return f"; rests on {named}" if families else ""
 
 
@@ -385,7 +387,8 @@ def _adjusted(p: pd.Series) -> pd.Series:
 def draw(table: pd.DataFrame, points: pd.DataFrame) -> Figure:
     """Scores at equal scale against percent code, a panel per task: fitted line and bend, the change point's interval.
 
-    Families that come with several shares of code are coloured: what is seen within one is not the family's.
+    Families that come with several shares of code are coloured: what is seen within one is not the family's. Where the
+    interval is open its shade goes on, paler, to the end of the panel: there are no candidates there to be told apart.
 
     Args:
         table, points: of ``change_points``.
@@ -403,7 +406,8 @@ def draw(table: pd.DataFrame, points: pd.DataFrame) -> Figure:
             dots = axes.scatter(models[CODE], 100 * models["adjusted"], s=9, color=color, zorder=3)
             handles.setdefault(str(name) if name in colors else "one share of code", dots)
         said = row.verdict.replace("; ", "\n")
-        axes.set_title(f"{row.task} (n = {row.n}, {row.n_families} families)\n{said}", fontsize=8)
+        less = ", less is better" if row.metric == "brier_score" else ""
+        axes.set_title(f"{row.task} (n = {row.n}, {row.n_families} families{less})\n{said}", fontsize=8)
         axes.set_xlabel("code in pretraining data [%]", fontsize=8)
         if row.verdict == TOO_FEW:
             continue
@@ -413,12 +417,17 @@ def draw(table: pd.DataFrame, points: pd.DataFrame) -> Figure:
             bent = 100 * row.level_hinge + row.slope_below * at
             axes.plot(at, bent + row.slope_change * np.maximum(at - row.change_point, 0), color="#cc3311", lw=1.2)
             axes.axvspan(row.change_low, row.change_high, color="#cc3311", alpha=0.15, lw=0)
+            if row.change_low <= row.candidate_low:
+                axes.axvspan(at[0], row.change_low, color="#cc3311", alpha=0.06, lw=0)
+            if row.change_high >= row.candidate_high:
+                axes.axvspan(row.change_high, at[-1], color="#cc3311", alpha=0.06, lw=0)
     figure.supylabel("score at average scale [points]", fontsize=9)
     ordered = sorted(handles, key=lambda name: (name not in colors, name))
     figure.legend([handles[name] for name in ordered], ordered, loc="outside lower center", ncols=5, fontsize=7)
     figure.suptitle(
         "association of percent code with the score, given parameters and tokens\n"
-        "dashed: line; red: bend, with the 95 % interval of the change point; wild bootstrap over families",
+        "dashed: line; red: bend, with the 95 % interval of the change point, paler where it is open; "
+        "wild bootstrap over families",
         fontsize=9,
     )
     return figure

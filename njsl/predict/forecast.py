@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import njsl
+from njsl.core.check import resolved
 from njsl.core.config import FeatureSet
 from njsl.core.run import cache_folder
 from njsl.core.types import ConfigError, DataError
@@ -36,7 +37,7 @@ from njsl.core.workers import Workers
 from njsl.predict import persist
 from njsl.predict.base import Context, Predictor
 from njsl.predict.features import ORDER, FeatureTable, design
-from njsl.predict.intervals import FOLDS, Conformal, out_of_fold, possible
+from njsl.predict.intervals import Conformal, out_of_fold, possible
 from njsl.predict.plan import Plan, rows
 from njsl.predict.tune import Recipe, search
 from njsl.store.store import open_store
@@ -174,7 +175,7 @@ class Forecaster:
             for name in self.sets:
                 self.recipe.check(columns[task.key.task, name], f"features={name}")
                 asked = [task.key.task, name, columns[task.key.task, name], self.predictor_sha256, self.seed]
-                context = Context(groups, self.known.labels, _stderr(frame), "org")
+                context = Context(groups, self.known.labels, _stderr(frame), "org", task.key.task)
                 self._jobs[task.key.task, name] = Job(
                     frame, self.recipe, name, columns[task.key.task, name], self.seed, context,
                     folder / f"{_digest(asked)}.njsl",
@@ -205,7 +206,7 @@ class Forecaster:
         orgs = self.known.base["org"].nunique()
         return (
             f"Intervals: for a model of an organisation never seen, from predictions of n = {n} known models by fits "
-            f"without their organisation ({min(FOLDS, orgs)} folds over {orgs} organisations). "
+            f"without their organisation (folds over {orgs} organisations). "
             "What a prediction follows are associations among known models, no more."
         )
 
@@ -420,8 +421,11 @@ def fitted(job: Job) -> Fit:
     if len(job.recipe.grid) > 1:
         inner = context.folds(list(X.index), INNER_FOLDS, job.seed)
         point, _ = search(job.recipe, X, y, inner, job.seed, task, context)
-    oof = out_of_fold(job.recipe, point, X, y, context, job.seed, task)
-    return Fit(point, _fit_all(job, X, point), oof, Conformal(*possible(task)).fit(oof, y, job.frame.org))
+    model = _fit_all(job, X, point)
+    oof = model.unseen_
+    if oof is None:
+        oof = out_of_fold(job.recipe, point, X, y, context, job.seed, task)
+    return Fit(point, model, oof, Conformal(*possible(task)).fit(oof, y, job.frame.org))
 
 
 def _fit_all(job: Job, X: pd.DataFrame, point: dict[str, Any]) -> Predictor:
@@ -473,23 +477,23 @@ def write(file: Path, content: bytes) -> None:
 
 
 def _recipe(cfg: DictConfig) -> Recipe:
-    if len(cfg.predictor) != 1:
+    from njsl.predict.run import asked_for
+
+    given = cfg.predictor if asked_for("predictor") else cfg.plan.predictor
+    if len(given) != 1:
         raise ConfigError(
-            f"predictor: {', '.join(cfg.predictor)}; mode={cfg.mode} takes one, e.g. "
-            f"predictor={next(iter(cfg.predictor))}"
+            f"predictor: {', '.join(given)}; mode={cfg.mode} takes one, e.g. predictor={next(iter(given))}"
         )
-    ((name, node),) = cfg.predictor.items()
-    values = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
-    module, _, kind = values.pop("_target_").rpartition(".")
-    return Recipe(str(name), getattr(importlib.import_module(module), kind), values)
+    ((name, node),) = given.items()
+    return Recipe.of(str(name), resolved(node))
 
 
 def _feature_sets(cfg: DictConfig) -> dict[str, FeatureSet]:
     """The sets asked for, scale-only first; of the default ones those selected on the known models are left out."""
-    from njsl.predict.run import _asked_for_features
+    from njsl.predict.run import asked_for
 
     sets = dict(cfg.features)
-    if not _asked_for_features():
+    if not asked_for("features"):
         sets = {name: wanted for name, wanted in sets.items() if "selected" not in wanted.groups}
     first = {BASELINE: sets.pop(BASELINE)} if BASELINE in sets else {BASELINE: FeatureSet(groups=[BASELINE])}
     return first | sets

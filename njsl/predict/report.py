@@ -57,8 +57,10 @@ def write(
     _csv(run.output / "summary.csv", summary)
     frames = list({unit.frame.task.key.task: unit.frame for unit, _ in pairs}.values())
     facts = model_facts(frames)
-    covered, own = coverage(predicted), mixes(predicted)
-    _csv(run.output / "coverage.csv", covered)
+    drawn = [(own := mixes(predicted), "mixes", draw_mixes)]
+    if pairs[0][0].intervals:
+        drawn.append((coverage(predicted), "coverage", draw_coverage))
+        _csv(run.output / "coverage.csv", drawn[-1][0])
     _csv(run.output / "noise.csv", noise_floor(frames))
     _csv(run.output / "decisions.csv", decisions(predicted, facts))
     if len(own):
@@ -88,8 +90,8 @@ def write(
 
     for path in figures.draw(run.output / "figures", predicted, shap, gains, bands, changes, run.cfg.workers):
         run.logger.image(path.stem, path)
-    for table_, stem, draw in ((covered, "coverage", draw_coverage), (own, "mixes", draw_mixes)):
-        for names, rows in table_[table_["select"] == select].groupby(["predictor", "cv", "features"], sort=False):
+    for rows_of, stem, draw in drawn:
+        for names, rows in rows_of[rows_of["select"] == select].groupby(["predictor", "cv", "features"], sort=False):
             path = run.output / "figures" / f"{stem}__{'__'.join(names)}.png"
             draw(path, rows)
             run.logger.image(path.stem, path)

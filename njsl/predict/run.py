@@ -181,7 +181,7 @@ def _digest(unit: Unit) -> str:
 def _feature_sets(cfg: DictConfig, store: AnalysisStore, console: Console) -> dict[str, Any]:
     """The sets asked for. With an export folder alone the default goes without ``selected``, and says so."""
     sets = dict(cfg.features)
-    if "selected" in sets and store.selected is None and not _asked_for_features():
+    if "selected" in sets and store.selected is None and not asked_for("features"):
         del sets["selected"]
         console.print(
             "features: selected is left out, its lists are not beside the export", highlight=False, markup=False
@@ -189,11 +189,12 @@ def _feature_sets(cfg: DictConfig, store: AnalysisStore, console: Console) -> di
     return sets
 
 
-def _asked_for_features() -> bool:
+def asked_for(group: str) -> bool:
+    """Whether a group was chosen on the command line, by itself or by an experiment."""
     from hydra.core.hydra_config import HydraConfig
 
     words = [word.lstrip("+~") for word in HydraConfig.get().overrides.task]
-    return any(word.startswith(("features", "experiment=")) for word in words)
+    return any(word.startswith((f"{group}=", f"{group}.", "experiment=")) for word in words)
 
 
 def _frames(

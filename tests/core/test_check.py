@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -56,6 +56,22 @@ class Open:
         pass
 
 
+@dataclass
+class Piece:
+    """A part of a ``Nest``: some names, and a component of its own."""
+
+    names: list[str]
+    predictor: Mapping[str, Any]
+    rate: float = 0.1
+
+
+class Nest:
+    """A component of named parts that hold components, as a stack of predictors does."""
+
+    def __init__(self, *, members: dict[str, Piece], depth: int = 3) -> None:
+        self.members, self.depth = members, depth
+
+
 class Foreign:
     """Lives in njsl's module by name only."""
 
@@ -87,7 +103,7 @@ class Schema:
 def parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A module of njsl that holds the classes above, as a plug-in's file would."""
     module = types.ModuleType(HERE)
-    for part in (Part, Bare, Open):
+    for part in (Part, Bare, Open, Nest):
         monkeypatch.setattr(part, "__module__", HERE)
         setattr(module, part.__name__, part)
     module.Foreign = Foreign  # type: ignore[attr-defined]
@@ -118,6 +134,22 @@ def untyped(values: dict[str, Any]) -> DictConfig:
 
 def part(**parameters: Any) -> dict[str, Any]:
     return {"part": {"_target_": f"{HERE}.Part", "depth": 3, **parameters}}
+
+
+def nest(predictor: Any = MISSING, **values: Any) -> dict[str, Any]:
+    """A nest of the one piece ``a``; what is None is left out, what is ``null`` is null."""
+    inside = {"_target_": f"{HERE}.Part", "depth": 3} if predictor is MISSING else predictor
+    piece = {key: value for key, value in {"names": ["x"], "predictor": inside, **values}.items() if value is not None}
+    piece = {key: None if value == "null" else value for key, value in piece.items()}
+    return {"nest": {"_target_": f"{HERE}.Nest", "members": {"a": piece}}}
+
+
+def members(value: Any) -> dict[str, Any]:
+    return {"nest": {"_target_": f"{HERE}.Nest", "members": value}}
+
+
+def inside(**parameters: Any) -> dict[str, Any]:
+    return {"_target_": f"{HERE}.Part", "depth": 3, **parameters}
 
 
 def test_a_good_config_passes() -> None:
@@ -197,6 +229,74 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"predictor": part(depth=[3, "x"])}, r"^predictor\.part\.depth\[1\]: expected an int, got 'x'"),
     ({"cv": part(depth=[3, 4])}, r"^cv\.part\.depth: expected an int, got \[3, 4\]"),
     ({"logger": {"_target_": f"{HERE}.Part", "depth": [3]}}, r"^logger\.depth: expected an int"),
+    # Components within a component
+    (
+        {"predictor": nest({"_target_": "os.system", "command": "true"})},
+        r"^predictor\.nest\.members\.a\.predictor\._target_: 'os\.system' is refused",
+    ),
+    (
+        {"predictor": nest({"_target_": f"{HERE}.run", "args": "true"})},
+        r"^predictor\.nest\.members\.a\.predictor\._target_: .*is refused: it is no class or function of njsl",
+    ),
+    (
+        {
+            "predictor": nest(
+                {"_target_": f"{HERE}.Nest", "members": {"b": {**nest()["nest"]["members"]["a"], "names": 3}}}
+            )
+        },
+        r"^predictor\.nest\.members\.a\.predictor\.members\.b\.names: expected a list, each a string, got 3",
+    ),
+    (
+        {"predictor": nest(nest({"_target_": "os.system"})["nest"])},
+        r"^predictor\.nest\.members\.a\.predictor\.members\.a\.predictor\._target_: 'os\.system' is refused",
+    ),
+    (
+        {"predictor": nest(_target_="os.system")},
+        r"^predictor\.nest\.members\.a\._target_: unknown key; accepted: names, predictor, rate",
+    ),
+    ({"predictor": nest({"depth": 3})}, r"^predictor\.nest\.members\.a\.predictor\._target_: a value is required"),
+    ({"predictor": nest("os.system")}, r"^predictor\.nest\.members\.a\.predictor: expected a component with _target_"),
+    ({"predictor": nest("null")}, r"^predictor\.nest\.members\.a\.predictor: expected a component .*got null"),
+    ({"predictor": nest([inside()])}, r"^predictor\.nest\.members\.a\.predictor: expected a component"),
+    ({"predictor": nest(None)}, r"^predictor\.nest\.members\.a\.predictor: a value is required"),
+    ({"predictor": nest("???")}, r"^predictor\.nest\.members\.a\.predictor: a value is required"),
+    ({"predictor": nest(names=None)}, r"^predictor\.nest\.members\.a\.names: a value is required"),
+    (
+        {"predictor": nest(nmes=["x"])},
+        r"^predictor\.nest\.members\.a\.nmes: unknown key \(did you mean 'names'\?\); accepted: names, predictor, rate",
+    ),
+    ({"predictor": nest(names="x")}, r"^predictor\.nest\.members\.a\.names: expected a list, each a string, got 'x'"),
+    ({"predictor": nest(names=["x", 3])}, r"^predictor\.nest\.members\.a\.names\[1\]: expected a string, got 3"),
+    ({"predictor": nest(names="null")}, r"^predictor\.nest\.members\.a\.names: expected a list, .*got null"),
+    ({"predictor": nest(rate="fast")}, r"^predictor\.nest\.members\.a\.rate: expected a number, got 'fast'"),
+    (
+        {"predictor": nest(rate=[0.1, 0.2])},
+        r"^predictor\.nest\.members\.a\.rate: expected a number, got \[0\.1, 0\.2\]",
+    ),
+    (
+        {"predictor": nest(inside(dpeth=3))},
+        r"^predictor\.nest\.members\.a\.predictor\.dpeth: unknown key \(did you mean 'depth'\?\)",
+    ),
+    (
+        {"predictor": nest(inside(depth="x"))},
+        r"^predictor\.nest\.members\.a\.predictor\.depth: expected an int, got 'x'",
+    ),
+    (
+        {"predictor": nest(inside(depth=[3, "x"]))},
+        r"^predictor\.nest\.members\.a\.predictor\.depth\[1\]: expected an int, got 'x'",
+    ),
+    (
+        {"predictor": nest(inside(output="x"))},
+        r"^predictor\.nest\.members\.a\.predictor\.output: is set by the program",
+    ),
+    ({"cv": nest(inside(depth=[3, 4]))}, r"^cv\.nest\.members\.a\.predictor\.depth: expected an int, got \[3, 4\]"),
+    ({"predictor": members({})}, r"^predictor\.nest\.members: at least one is required"),
+    ({"predictor": members(None)}, r"^predictor\.nest\.members: expected named parts, got null"),
+    ({"predictor": members([3])}, r"^predictor\.nest\.members: expected named parts, got \[3\]"),
+    ({"predictor": members("???")}, r"^predictor\.nest\.members: a value is required"),
+    ({"predictor": members({"a": None})}, r"^predictor\.nest\.members\.a: expected named values, got null"),
+    ({"predictor": members({"a": [inside()]})}, r"^predictor\.nest\.members\.a: expected named values, got \["),
+    ({"predictor": {"nest": {"_target_": f"{HERE}.Nest"}}}, r"^predictor\.nest\.members: a value is required"),
 ]
 
 
@@ -216,10 +316,68 @@ def test_a_fault_is_named(changes: dict[str, Any], message: str) -> None:
         {"free": [1, "x"]},
         {"inner": {"share": 1}},
         {"maybe": None},
+        {"predictor": nest(inside(depth=[3, 4], rate=0.5), rate=1)},
+        {"predictor": nest(nest(inside(depth=[3, 4]))["nest"])},
+        {"cv": nest(names=[])},
     ],
 )
 def test_what_is_accepted(changes: dict[str, Any]) -> None:
     check(untyped(good(**changes)), Schema)
+
+
+def test_no_advice_that_would_be_refused() -> None:
+    """Only a config group can be given as a list of names."""
+    with pytest.raises(ConfigError) as caught:
+        check(untyped(good(predictor=members({}))), Schema)
+    assert "=[NAME]" not in str(caught.value) and "--help" not in str(caught.value)
+
+
+STACK = r"^predictor\.stack\.members"
+NESTED = [
+    (
+        "predictor.stack.members.forest_all.predictor._target_=os.system",
+        rf"{STACK}\.forest_all\.predictor\._target_: 'os\.system' is refused",
+    ),
+    (
+        "+predictor.stack.members.x={features:[scale],predictor:{_target_:subprocess.run,args:x}}",
+        rf"{STACK}\.x\.predictor\._target_: 'subprocess\.run' is refused",
+    ),
+    (
+        "+predictor.stack.members.forest_all.predictor.max_feature=0.5",
+        rf"{STACK}\.forest_all\.predictor\.max_feature: unknown key \(did you mean 'max_features'\?\)",
+    ),
+    ("+predictor.stack.members.forest_all.feature=[x]", rf"{STACK}\.forest_all\.feature: unknown key \(did you mean"),
+    ("predictor.stack.members.forest_all.features=scale", rf"{STACK}\.forest_all\.features: .*'scale'"),
+    (
+        "predictor.stack.members.forest_all.features=[scael]",
+        rf"{STACK}\.forest_all\.features\[0\]: 'scael' is not known",
+    ),
+    (
+        "+predictor.stack.members.process_all.predictor.freedom=many",
+        rf"{STACK}\.process_all\.predictor\.freedom: expected a number or null, got 'many'",
+    ),
+    ("+predictor.stack.members.x={features:[scale]}", rf"{STACK}\.x\.predictor: a value is required"),
+    ("+predictor.stack.members.x={predictor:null,features:[scale]}", rf"{STACK}\.x\.predictor: expected a component"),
+    ("~predictor.stack.members.forest_all.features", rf"{STACK}\.forest_all\.features: a value is required"),
+    ("predictor.stack.members=null", rf"{STACK}: expected named parts, got null"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), NESTED, ids=[override for override, _ in NESTED])
+def test_overrides_of_a_member_of_the_real_stack(override: str, message: str) -> None:
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("predict", overrides=["predictor=stack", "paths.output=x", override])
+    with pytest.raises(ConfigError, match=message) as caught:
+        check(cfg, config.PredictConfig)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_member_of_the_real_stack_may_have_a_grid() -> None:
+    config.register()
+    override = "+predictor.stack.members.forest_all.predictor.min_samples_leaf=[2,5]"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        check(compose("predict", overrides=["predictor=stack", "paths.output=x", override]), config.PredictConfig)
 
 
 def test_build() -> None:
