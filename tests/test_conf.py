@@ -107,9 +107,7 @@ def test_a_predictor_is_named_as_its_file(option: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_several_parts_together(verb: str, compose_verb: Compose) -> None:
     several = {group: choice for group, choice in groups(verb).items() if isinstance(choice, list)}
-    names = {
-        group: [option for other, option in options() if other == group.partition("@")[0]] for group in several
-    }
+    names = {group: [option for other, option in options() if other == group.partition("@")[0]] for group in several}
     cfg = compose_verb(verb, *(f"{group}=[{','.join(names[group])}]" for group in several))
     fill(cfg)
     check(cfg, config.SCHEMAS[verb])

@@ -75,17 +75,20 @@ def null(rows: Rows, noise: Noise, seed: int) -> tuple[bool, bool]:
     return straight <= LEVEL, bent <= LEVEL
 
 
-def found(rows: Rows, change: float, at: float, seed: int) -> tuple[bool, bool, float, bool]:
-    """Power, whether the change point and the change of slope are within their intervals, and the former's width."""
+def found(rows: Rows, change: float, at: float, seed: int) -> tuple[bool, bool, float, bool, bool, bool]:
+    """Power; whether the place is covered, and its width; whether slopes below, above and their difference are."""
     random = np.random.default_rng(seed)
     y = SPREAD * SCENARIOS["half is the family's"](rows, random) + change / 100 * rows.bends(at)[:, 0]
     row = bend(replace(rows, y=y), rows.signs(BOOTSTRAPS))
-    within = row["slope_change_low"] <= change <= row["slope_change_high"]
+    slopes = {"slope_below": 0.0, "slope_above": change, "slope_change": change}
+    below, above, difference = (row[f"{name}_low"] <= true <= row[f"{name}_high"] for name, true in slopes.items())
     return (
         row["p_hinge"] <= LEVEL,
         row["change_low"] <= at <= row["change_high"],
         row["change_high"] - row["change_low"],
-        within,
+        below,
+        above,
+        difference,
     )
 
 
@@ -114,14 +117,15 @@ def main() -> None:
         print(f"{name:34} {straight:10.1f}% {bent:10.1f}%", flush=True)
     print(
         f"\n{'change of slope [points/%]':>26} {'at [%]':>7} {'found':>7} {'place covered':>14} {'width [%]':>10}"
-        f" {'slope covered':>14}"
+        f" {'slope below, above and change covered':>38}"
     )
     for change in (0.2, 0.4, 0.6):
         for at in (15.0, 30.0):
             results = parallel(joblib.delayed(found)(rows, change, at, seed) for seed in range(arguments.draws // 2))
-            power, place, width, slope = np.mean(np.array(results, dtype=float), axis=0)
+            power, place, width, *slopes = np.mean(np.array(results, dtype=float), axis=0)
             print(
-                f"{change:26.1f} {at:7.0f} {100 * power:6.0f}% {100 * place:13.0f}% {width:10.0f} {100 * slope:13.0f}%",
+                f"{change:26.1f} {at:7.0f} {100 * power:6.0f}% {100 * place:13.0f}% {width:10.0f}"
+                + "".join(f" {100 * slope:11.0f}%" for slope in slopes),
                 flush=True,
             )
 

@@ -142,6 +142,8 @@ def _check_field(value: Any, hint: Any, path: str, accepted: Sequence[str] | Non
         # A dict in a free field can only be a component; plain values are judged by the code that reads them.
         if isinstance(value, dict):
             _check_component(value, path)
+    elif typing.get_origin(hint) is Mapping:
+        _check_component(value, path)
     elif typing.get_origin(hint) is dict:
         _check_parts(value, typing.get_args(hint)[1], path)
     else:
@@ -210,6 +212,8 @@ def _check_argument(value: Any, hint: Any, path: str, grid: bool) -> None:
     if value == MISSING:
         raise ConfigError(f"{path}: a value is required: {_describe(hint)}")
     if typing.get_origin(hint) is dict and dataclasses.is_dataclass(typing.get_args(hint)[1]):
+        if value == {}:
+            raise ConfigError(f"{path}: at least one is required")
         _check_parts(value, typing.get_args(hint)[1], path)
         return
     fault = _fault(value, hint, path)

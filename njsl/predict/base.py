@@ -184,6 +184,9 @@ class Preparation:
 
     Args:
         scale: standardise the numeric columns to mean 0 and variance 1.
+
+    Raises:
+        DataError: a number is infinite.
     """
 
     def __init__(self, *, scale: bool) -> None:
@@ -194,7 +197,7 @@ class Preparation:
         self.feature_names_in_ = X.columns.to_numpy(dtype=object)
         self.categories_ = [name for name in X.columns if isinstance(X[name].dtype, pd.CategoricalDtype)]
         self.numbers_ = [name for name in X.columns if name not in self.categories_]
-        values = X[self.numbers_].to_numpy(dtype="float64")
+        values = self._values(X)
         self.empty_ = np.isnan(values).all(axis=0)
         self.medians_ = np.zeros(len(self.numbers_))
         self.medians_[~self.empty_] = np.nanmedian(values[:, ~self.empty_], axis=0)
@@ -213,7 +216,7 @@ class Preparation:
 
     def transform(self, X: pd.DataFrame) -> np.ndarray:
         """Rows [models, transformed columns]: numbers, then the labels of each category, missing last."""
-        numbers = (self._filled(X[self.numbers_].to_numpy(dtype="float64")) - self.means_) / self.units_
+        numbers = (self._filled(self._values(X)) - self.means_) / self.units_
         blocks = [numbers]
         for name, labels in zip(self.categories_, self.labels_, strict=True):
             column = X[name].cat
@@ -225,6 +228,14 @@ class Preparation:
     def fit_transform(self, X: pd.DataFrame) -> np.ndarray:
         """``fit``, then ``transform`` of the same rows."""
         return self.fit(X).transform(X)
+
+    def _values(self, X: pd.DataFrame) -> np.ndarray:
+        values = X[self.numbers_].to_numpy(dtype="float64")
+        endless = np.isinf(values).any(axis=0)
+        if endless.any():
+            names = [name for name, bad in zip(self.numbers_, endless, strict=True) if bad]
+            raise DataError(f"features: {', '.join(map(str, names))}: infinite; finite numbers and gaps are accepted")
+        return values
 
     def _filled(self, values: np.ndarray) -> np.ndarray:
         return np.where(np.isnan(values) | self.empty_, self.medians_, values)

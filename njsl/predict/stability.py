@@ -183,17 +183,22 @@ def draw(bands: pd.DataFrame, shap: pd.DataFrame) -> Figure:
         at = known["value"]
         if feature in CATEGORICAL or len(known) < 2:
             spread = [100 * (known["shap"] - known["fold_p05"]), 100 * (known["fold_p95"] - known["shap"])]
-            axes.errorbar(at, 100 * known["shap"], yerr=np.abs(spread), fmt="o", ms=3, color="#4477aa", capsize=2)
+            style: dict[str, Any] = {"fmt": "o", "ms": 3, "color": "#4477aa", "capsize": 2}
+            label = "mean, 5 to 95 % over folds, seeds"
+            axes.errorbar(at, 100 * known["shap"], yerr=np.abs(spread), label=label, **style)
         else:
             low, high = 100 * known["low"], 100 * known["high"]
-            axes.fill_between(at, low, high, alpha=0.25, color="#4477aa", lw=0, label="95 %, families drawn anew")
+            axes.fill_between(
+                at, low, high, alpha=0.25, color="#4477aa", lw=0, label="95 %, families drawn anew (none for one)"
+            )
             axes.plot(at, 100 * known["shap"], color="#4477aa", lw=1.2, marker="o", ms=3, label="mean of a bin")
             for name in ("fold_p05", "fold_p95"):
                 axes.plot(at, 100 * known[name], color="#ee6677", lw=0.8, ls="--", label="5 to 95 % over folds, seeds")
         if len(unknown):
             axes.axhline(100 * unknown["shap"].iloc[0], color="black", lw=0.8, ls=":", label="mean where unknown")
         axes.axhline(0, color="black", lw=0.5)
-        axes.set_title(f"{task}: {known['n'].sum()} of {len(models)} models known", fontsize=8)
+        less = ", less is better" if (part["metric"] == "brier_score").any() else ""
+        axes.set_title(f"{task}: {known['n'].sum()} of {len(models)} models known{less}", fontsize=8)
         axes.set_xlabel(f"{feature}{' (rank)' if feature in CATEGORICAL else ''}", fontsize=8)
     figure.supylabel("SHAP [points]", fontsize=9)
     handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))

@@ -27,6 +27,7 @@ from njsl.predict.base import LN_PARAMS, LN_TOKENS, Context, Predictor, Preparat
 FILES = sorted((Path(__file__).parents[2] / "conf" / "predictor").glob("*.yaml"))
 NAMES = [file.stem for file in FILES]
 CHANCE = 0.25
+FEW_TREES = {"njsl.predict.predictors.median_forest.MedianForest": {"n_estimators": 10}}
 TABPFN_WEIGHTS = os.environ.get("NJSL_TABPFN_WEIGHTS")
 
 
@@ -47,6 +48,11 @@ def make(name: str, **changes: Any) -> Predictor:
     filled = {"random_state": 3, "chance": CHANCE, "higher_is_better": True}
     if name == "tabpfn":
         params["weights"] = TABPFN_WEIGHTS
+    if name == "stack":  # the shipped members, with forests of few trees: the contract is kept or broken by ten as well
+        params["members"] = {
+            part: {**member, "predictor": {**member["predictor"], **FEW_TREES.get(member["predictor"]["_target_"], {})}}
+            for part, member in params["members"].items()
+        }
     taken = inspect.signature(kind(name)).parameters
     return kind(name)(**{key: value for key, value in filled.items() if key in taken} | params | changes)
 

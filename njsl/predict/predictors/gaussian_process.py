@@ -45,7 +45,7 @@ class GaussianProcess(Predictor):
             ConfigError: a parameter is not positive.
         """
         X, y, variance = packed
-        if self.group_scale <= 0 or (self.freedom is not None and self.freedom <= 0):
+        if not self.group_scale > 0 or (self.freedom is not None and not self.freedom > 0):
             raise ConfigError(
                 f"gaussian_process: group_scale={self.group_scale}, freedom={self.freedom}; positive numbers are "
                 "accepted, for freedom also null"

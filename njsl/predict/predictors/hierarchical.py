@@ -107,7 +107,7 @@ class Hierarchical(Predictor):
 
     def _parted(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Intercept and scaling terms, and the other columns, such that theirs add up to a variance of about 1."""
-        numbers = self.preprocessing_.transformers_[0][2]
+        numbers = self.preprocessing_.numbers_
         free = np.isin(np.arange(columns.shape[1]), [numbers.index(name) for name in SCALE if name in numbers])
         rest = columns[:, ~free]
         return np.column_stack([np.ones(len(columns)), columns[:, free]]), rest / np.sqrt(max(rest.shape[1], 1))

@@ -58,7 +58,7 @@ class KernelRidge(Predictor):
     def fit_packed(self, packed: Any) -> Self:
         """Decompose the kernel: every ``alpha`` can be answered from that."""
         _, y, self.preprocessing_, columns = packed
-        numbers = self.preprocessing_.transformers_[0][2]
+        numbers = self.preprocessing_.numbers_
         scale = np.isin(np.arange(columns.shape[1]), [numbers.index(name) for name in SCALE if name in numbers])
         weight = self.scale_weight if 0 < scale.sum() < len(scale) else 1.0
         self.weights_ = np.where(scale, weight / max(scale.sum(), 1), 1 / max((~scale).sum(), 1))

@@ -9,6 +9,7 @@ import pandas as pd
 from sklearn import config_context
 from sklearn.tree import ExtraTreeRegressor
 
+from njsl.core.types import ConfigError
 from njsl.predict.base import Predictor, Preparation, with_compute
 
 
@@ -26,9 +27,6 @@ class MedianForest(Predictor):
         min_samples_leaf: fewest training models in a leaf.
         max_features: share of the features tried at each split, in (0, 1].
         random_state: seed of the cuts tried.
-
-    Raises:
-        ValueError: scikit-learn's, for a parameter out of range.
     """
 
     def __init__(
@@ -45,8 +43,17 @@ class MedianForest(Predictor):
         self.random_state = random_state
 
     def fit_packed(self, packed: Any) -> Self:
-        """Grow the trees and note which training model lies in which leaf."""
+        """Grow the trees and note which training model lies in which leaf.
+
+        Raises:
+            ConfigError: a parameter is out of range.
+        """
         X, y = packed
+        if self.n_estimators < 1 or self.min_samples_leaf < 1 or not 0 < self.max_features <= 1:
+            raise ConfigError(
+                f"median_forest: n_estimators={self.n_estimators}, min_samples_leaf={self.min_samples_leaf}, "
+                f"max_features={self.max_features}; at least 1, at least 1 and a share in (0, 1] are accepted"
+            )
         self.preprocessing_ = Preparation(scale=False)
         rows = np.asarray(self.preprocessing_.fit_transform(with_compute(X)), dtype=np.float32)
         order = np.argsort(y, kind="stable")

@@ -49,9 +49,10 @@ class MultiTask(Predictor):
             ConfigError: a parameter is out of range.
         """
         X, y, others = packed
-        if self.rank < 1 or self.penalty <= 0:
+        if self.rank < 1 or self.penalty <= 0 or self.group_scale <= 0:
             raise ConfigError(
-                f"multitask: rank={self.rank}, penalty={self.penalty}; at least 1 and above 0 are accepted"
+                f"multitask: rank={self.rank}, penalty={self.penalty}, group_scale={self.group_scale}; at least 1, "
+                "above 0 and above 0 are accepted"
             )
         scores = np.column_stack([y, others[:, np.isfinite(others).sum(axis=0) > self.rank + 1]])
         self.middle_, self.unit_ = float(np.mean(y)), float(np.std(y)) or 1.0

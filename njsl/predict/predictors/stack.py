@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from njsl.core.types import ConfigError, DataError
 from njsl.predict.base import Context, Predictor
-from njsl.predict.features import in_groups
+from njsl.predict.features import GROUPS, in_groups
 from njsl.predict.tune import Recipe, search
 
 INNER_TUNING_FOLDS = 3
@@ -25,8 +26,8 @@ class Member:
         predictor: a component as in ``conf/predictor``; lists in it are grid axes.
     """
 
-    features: list[str] = field(default_factory=list)
-    predictor: Any = None
+    features: list[str] = field(metadata={"accepted": (*GROUPS, "freegen")})
+    predictor: Mapping[str, Any]
 
 
 class Stack(Predictor):
@@ -82,12 +83,14 @@ class Stack(Predictor):
         """Predict every training model from the others, find the weights, and fit the members on all.
 
         Raises:
-            ConfigError: a member's group of features does not exist, or ``temperature`` is not positive.
+            ConfigError: a member's group of features does not exist, or a parameter is out of range.
             DataError: no member sees a column, or a member refuses the data.
         """
         X, y, context = packed
-        if self.temperature <= 0:
-            raise ConfigError(f"stack: temperature={self.temperature}; a positive number is accepted")
+        if self.temperature <= 0 or self.folds < 2:
+            raise ConfigError(
+                f"stack: temperature={self.temperature}, folds={self.folds}; above 0 and at least 2 are accepted"
+            )
         context = context or Context.alone(X, y)
         parts = self._parts(X)
         folds = context.folds(X.index, self.folds, self.random_state)
@@ -145,7 +148,8 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     Args:
         weights: [columns], >= 0, summing to 1.
     """
-    order = np.argsort(values, axis=1, kind="stable")
+    # Equal values by their weight, so that the order of columns never matters.
+    order = np.lexsort((np.broadcast_to(weights, values.shape), values), axis=1)
     ordered, shares = np.take_along_axis(values, order, axis=1), weights[order]
     places = np.cumsum(shares, axis=1) - shares / 2
     return np.array([np.interp(0.5, place, value) for place, value in zip(places, ordered, strict=True)])
