@@ -1,4 +1,8 @@
-"""Read finished runs of ``predict.py`` and print the tables of this experiment's README, in Markdown."""
+"""Read finished runs of ``predict.py`` and print the tables of this experiment's README, in Markdown.
+
+An argument is a run's folder, or several of the same protocol and view joined by ``+``: they make one table, the later
+ones winning where two hold the same method.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +18,36 @@ from njsl.predict.metrics import LEVEL, FamilyBootstrap
 METRICS = {"accuracy": "accuracy", "brier_score": "Brier"}
 
 
-def main(folders: list[Path]) -> None:
-    """One section per run folder."""
-    for folder in folders:
-        predicted = pd.read_parquet(folder / "predictions.parquet").assign(select="none")
+def main(arguments: list[str]) -> None:
+    """One section per argument."""
+    for argument in arguments:
+        folders = [Path(name) for name in argument.split("+")]
+        predicted = joined([pd.read_parquet(folder / "predictions.parquet") for folder in folders])
+        metrics = joined([pd.read_csv(folder / "metrics.csv") for folder in folders])
+        decisions = joined([pd.read_csv(folder / "decisions.csv") for folder in folders])
         (cv,) = predicted["cv"].unique()
-        print(f"\n### {folder.name}: cv={cv}, {predicted['seed'].nunique()} seed(s)\n")
-        metrics = pd.read_csv(folder / "metrics.csv")
-        errors(predicted, metrics)
+        (view,) = metrics["view"].unique()
+        seeds = predicted["seed"].nunique()
+        print(f"\n### cv={cv}, view {view}, {seeds} seed{'s' * (seeds > 1)}\n")
+        errors(predicted.assign(select="none"), metrics)
         if "low80" in predicted:
-            intervals(predicted)
-        choices(pd.read_csv(folder / "decisions.csv"))
+            intervals(predicted[predicted["low80"].notna()].assign(select="none"))
+        choices(decisions)
         print(f"\nCPU seconds of all fits: {metrics['cpu_sec'].sum():.0f}")
+
+
+def joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """The tables of several runs, each method from the last run that has it."""
+    method = ["predictor", "features"]
+    kept: list[pd.DataFrame] = []
+    for table in tables:
+        theirs = set(table[method].itertuples(index=False, name=None))
+        kept = [
+            part[[pair not in theirs for pair in zip(part["predictor"], part["features"], strict=True)]]
+            for part in kept
+        ]
+        kept.append(table)
+    return pd.concat(kept, ignore_index=True)
 
 
 def errors(predicted: pd.DataFrame, metrics: pd.DataFrame) -> None:
@@ -40,7 +62,8 @@ def errors(predicted: pd.DataFrame, metrics: pd.DataFrame) -> None:
 
     methods = list(dict.fromkeys(zip(predicted["predictor"], predicted["features"], strict=True)))
     folds = metrics.groupby(["predictor", "features"])["mae"].mean()
-    best = {metric: min((m for m in methods if m[1] == "scale"), key=lambda m: mean(metric, *m)[0]) for metric in tasks}
+    scales = [method for method in methods if method[1] == "scale"]
+    best = {metric: min(scales, key=lambda m: mean(metric, *m)[0]) for metric in tasks if scales}
     for metric, (name, _) in best.items():
         print(f"best scale-only, {METRICS[metric]} ({len(tasks[metric])} tasks): {name}")
     heads = "".join(f" {METRICS[m]} | against own scale-only | against the best scale-only |" for m in tasks)
@@ -51,7 +74,7 @@ def errors(predicted: pd.DataFrame, metrics: pd.DataFrame) -> None:
         for metric in tasks:
             ours = mean(metric, predictor, features)
             cells.append(f"{100 * ours[0]:.2f}")
-            for other in ((predictor, "scale"), best[metric]):
+            for other in ((predictor, "scale"), best.get(metric, ("", ""))):
                 same = other == (predictor, features) or other not in methods
                 cells.append("" if same else change(ours, mean(metric, *other)))
         print(f"| {predictor} | {features} | {' | '.join(cells)} | {100 * folds[predictor, features]:.2f} |")
@@ -90,4 +113,4 @@ def choices(table: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(name) for name in sys.argv[1:]])
+    main(sys.argv[1:])

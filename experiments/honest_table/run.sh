@@ -12,4 +12,4 @@ python predict.py cv=leave_org_out 'features=[scale,all]' predictor=stack $commo
   hydra.run.dir=$out/stack_curated
 python predict.py cv=nested features=all predictor=stack 'seeds=[0,1,2,3,4,5,6,7,8,9]' explain=false intervals=false \
   significance=false hydra.run.dir=$out/paper_outer_folds
-python experiments/honest_table/run.py $out/all_predictors $out/stack_raw $out/stack_curated $out/paper_outer_folds
+python experiments/honest_table/run.py $out/all_predictors+$out/stack_raw $out/stack_curated $out/paper_outer_folds
