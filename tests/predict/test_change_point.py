@@ -114,6 +114,7 @@ def covers(rows: pd.DataFrame, name: str, truth: float) -> int:
     return int(rows[f"{name}_low"].le(truth).mul(rows[f"{name}_high"].ge(truth)).sum())
 
 
+@pytest.mark.slow
 def test_a_bend_is_found_and_its_intervals_cover_it_as_often_as_stated() -> None:
     """Coverage is tested against nine in ten: with 16 families and 99 draws 95 % is not reached to the point."""
     truths = {"slope_below": 0.8, "slope_above": -0.6, "slope_change": -1.4}
@@ -129,6 +130,7 @@ def test_a_bend_is_found_and_its_intervals_cover_it_as_often_as_stated() -> None
     np.testing.assert_allclose(rows["slope_change"], rows["slope_above"] - rows["slope_below"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("effect", "slope"), [("none", 0.0), ("line", 0.4)])
 def test_no_bend_is_found_where_there_is_none(effect: str, slope: float) -> None:
     tasks = [Rows.of(made(seed, effect)) for seed in range(SETS)]
@@ -146,8 +148,8 @@ def test_no_bend_is_found_where_there_is_none(effect: str, slope: float) -> None
 
 def test_the_table_says_what_the_scores_say() -> None:
     """A twentieth of the noise, where every set of scores shows what is in it."""
-    effects = ("bend", "line", "none") * 2
-    frames = [made(n, effect, task, spread=0.2) for n, (effect, task) in enumerate(zip(effects, TASKS, strict=True))]
+    effects = ("bend", "line", "none")
+    frames = [made(n, effect, TASKS[n], spread=0.2) for n, effect in enumerate(effects)]
     table, points = change_points(frames, draws=99)
     for effect, row in zip(effects, table.itertuples(), strict=True):
         kind = "change point at" if row.p_hinge_bh <= 0.05 else "linear" if row.p_linear_bh <= 0.05 else "not dist"
@@ -163,8 +165,9 @@ def test_the_table_says_what_the_scores_say() -> None:
         if effect == "line":
             assert kind != "not dist" and row.slope == pytest.approx(0.4, abs=0.02)
             assert row.slope_low <= row.slope <= row.slope_high
-    again, _ = change_points(frames, draws=99)
-    pd.testing.assert_frame_equal(table, again)
+    again, _ = change_points(frames[1:], draws=99)
+    kept = ["slope", "slope_low", "slope_high", "p_linear", "p_hinge"]
+    pd.testing.assert_frame_equal(table[kept].iloc[1:].reset_index(drop=True), again[kept])
 
 
 def test_an_open_interval_is_said_to_be_open() -> None:
@@ -222,6 +225,7 @@ def test_the_bend_of_the_paper_s_anli_rests_on_families(paper_store: AnalysisSto
     assert assert_rests(frame)
 
 
+@pytest.mark.slow
 def test_errors_are_as_rare_as_stated_and_a_test_blind_to_families_errs_often() -> None:
     """120 score vectors without any association; a share of code of a family's own makes siblings look like proof."""
     frame = made(7)
@@ -244,7 +248,7 @@ def test_errors_are_as_rare_as_stated_and_a_test_blind_to_families_errs_often() 
     assert wrong[2] > most(0.15, 120)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=2)
 @given(st.integers(0, 50), st.floats(0.1, 10), st.floats(-1, 1), st.floats(-1, 1), st.floats(-0.01, 0.01))
 def test_units_scale_and_a_line_in_code_change_no_bend(
     seed: int, unit: float, params: float, tokens: float, slope: float

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -68,8 +69,11 @@ def test_outputs(finished: Path) -> None:
         assert row.rel_change_vs_scale == pytest.approx(row.mae / scale[row.task, row.seed] - 1, abs=1e-12)
         assert 0 < row.mae < row.mae_median and row.cpu_sec > 0
     predicted = pd.read_parquet(finished / "predictions.parquet")
-    columns = "model,org,family,task,setting,metric,predictor,features,cv,seed,fold,y,yhat"
+    columns = "model,org,family,task,setting,metric,predictor,features,cv,seed,fold,y,yhat,low80,high80,low90,high90"
     assert list(predicted.columns) == columns.split(",")
+    ends = predicted[["low90", "low80", "yhat", "high80", "high90"]].to_numpy()
+    inside = (predicted.yhat >= 0) & (predicted.yhat <= 1)
+    assert inside.any() and (np.diff(ends[inside]) >= 0).all()
     # Three folds of nearly equal size: the mean of fold means, recomputed from the predictions.
     errors = predicted.assign(error=(predicted.y - predicted.yhat).abs())
     folds = (
@@ -177,7 +181,7 @@ def test_forward_selection(select: str, export: Path, tmp_path: Path) -> None:
     assert grown.rel_change_vs_scale.tolist() == pytest.approx((grown.mae / scale.mae - 1).tolist())
     assert (scale.rel_change_vs_scale == 0).all() and (tmp_path / "run" / "significance.csv").exists()
     columns = pd.read_parquet(tmp_path / "run" / "predictions.parquet").columns
-    assert "select" not in columns and len(columns) == 13
+    assert "select" not in columns and list(columns[-5:]) == ["yhat", "low80", "high80", "low90", "high90"]
     assert ("optimistic" in done.stdout) == (select == "paper")
 
 
