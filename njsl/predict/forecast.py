@@ -531,7 +531,7 @@ def _versions() -> dict[str, str]:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            continue
+            continue  # an absent library is part of what tells two caches apart
     return found
 
 
