@@ -5,8 +5,10 @@ from omegaconf import DictConfig
 
 from njsl.core import config
 from njsl.core.entry import one_line_errors, verb
+from njsl.train import population
 
 config.register()
+population.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -121,8 +121,8 @@ def _check_dataclass(value: Any, schema: type, path: str) -> None:
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
                 raise ConfigError(f"{where}: a value is required")
             continue
-        if field.metadata.get("may_be_empty") and value[name] == {}:
-            continue
+        if field.metadata.get("plain") or (field.metadata.get("may_be_empty") and value[name] == {}):
+            continue  # plain values of any shape are judged by the code that reads them
         _check_field(value[name], hints[name], where, field.metadata.get("accepted"))
 
 

@@ -188,10 +188,13 @@ class SourceConfig:
 
     Attributes:
         files: ``kind=files``: glob patterns below ``corpora.path``; ``kind=megatron``: prefixes of ``.bin``/``.idx``.
-        part: ``kind=python_env``: ``code`` or ``nl``.
+        part: ``kind=python_env``: ``code``, ``nl``, or of the latter only ``docs`` (docstrings) or ``prose`` (descriptions
+            of packages and the language reference).
         dataset, subset, split: ``kind=hf``: a dataset's name, its configuration and its split on the hub.
         text_field: ``kind=hf``: what the dataset calls its text; null is ``corpora.text_field``.
         max_mib: at most so much text [MiB] is taken; null is all of it.
+        domain: what a store counts the corpus as: web, code, books, reference or academic; null: what its name says, if
+            it is one of these.
     """
 
     files: list[str] = field(default_factory=list)
@@ -201,6 +204,7 @@ class SourceConfig:
     split: str = "train"
     text_field: str | None = None
     max_mib: float | None = None
+    domain: str | None = None
 
 
 @dataclass
@@ -213,6 +217,7 @@ class CorporaConfig:
         path: a folder, for ``files`` and ``megatron``; for ``files`` also one file.
         sources: by corpus name; with ``kind=files`` none means that each subfolder of ``path`` is a corpus, and
             without subfolders that ``path`` itself is one.
+        packages: ``kind=python_env``: take only these packages, so that others do not change the text; null is all.
         text_field: a record's text; null takes the first of text, content, resps that it has.
         group_field: what the held-out split keeps together; null is the document.
         max_document_chars: longer documents are left out, and counted; null keeps all.
@@ -223,6 +228,7 @@ class CorporaConfig:
     kind: str = choice("python_env", "files", "hf", "megatron")
     path: str | None = None
     sources: dict[str, SourceConfig] = field(default_factory=dict, metadata={"may_be_empty": True})
+    packages: list[str] | None = None
     text_field: str | None = "text"
     group_field: str | None = None
     max_document_chars: int | None = None
@@ -271,6 +277,44 @@ class EvaluateConfig:
 
 
 @dataclass
+class PopulationConfig:
+    """A sweep over a design of models, see ``njsl/train/population.py``.
+
+    Attributes:
+        point: the point of the design that this run is; the sweep goes over it.
+        models: points of the design, without repeats; null: the run is of no population.
+        seed: of the design.
+        factors: by name a list of levels (a value, or a mapping of values), or ``dirichlet: {corpus: concentration}``
+            for shares drawn from such a distribution. ``${point:NAME}`` is the level of this run's point.
+        repeats: by point, how many more models with another seed are trained at it: the noise floor.
+        budget_tokens: points after so many tokens of the design are not begun; null is no bound.
+        budget_hours: no point is begun after so many hours of training [h]; null is no bound.
+    """
+
+    point: int = 0
+    models: int | None = None
+    seed: int = 0
+    factors: dict[str, Any] = field(default_factory=dict, metadata={"plain": True})
+    repeats: dict[int, int] = field(default_factory=dict, metadata={"may_be_empty": True})
+    budget_tokens: int | None = None
+    budget_hours: float | None = None
+
+
+@dataclass
+class StoreWriteConfig:
+    """Where a run's own model is written down at its end.
+
+    Attributes:
+        write: a DuckDB file (a name that ends in ``.duckdb``) or an export folder, made if missing; null is nowhere.
+        id: the model's id in it; null: ``train.py`` takes ``local/`` and 12 digits of the checksum of what makes the
+            model, ``tag.py`` the id that the run of the generating model has.
+    """
+
+    write: str | None = None
+    id: str | None = None
+
+
+@dataclass
 class TrainConfig:
     """``train.py``.
 
@@ -281,6 +325,7 @@ class TrainConfig:
         seed: of initialisation and of the sample order (0 .. 2**32 - 1).
         model, attention, tokenizer, optim, strategy, trainer: one component each.
         callbacks: named parts of the training loop.
+        population: the design that a sweep goes over, if any.
     """
 
     stages: list[str] = choices("prepare", "train", "export", "evaluate")  # noqa: RUF009 (a field, as choice() is)
@@ -297,6 +342,7 @@ class TrainConfig:
     trainer: Any = MISSING
     callbacks: dict[str, Any] = field(default_factory=dict)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    population: PopulationConfig = field(default_factory=PopulationConfig)
     logger: Any = MISSING
     paths: PathsConfig = field(default_factory=PathsConfig)
 
@@ -400,6 +446,7 @@ class TagConfig:
     aggregate: AggregateConfig = field(default_factory=AggregateConfig)
     distil: DistilConfig = field(default_factory=DistilConfig)
     agree: AgreeConfig = field(default_factory=AgreeConfig)
+    store: StoreWriteConfig = field(default_factory=StoreWriteConfig)
     logger: Any = MISSING
     paths: PathsConfig = field(default_factory=PathsConfig)
 

@@ -287,6 +287,30 @@ def _without_environment(text: str) -> str:
     return text
 
 
+def config_sha256(cfg: DictConfig, *, without: Collection[str] = ()) -> str:
+    """SHA-256 [hex] of the resolved config, but for where a run writes, its logger and its processes.
+
+    Null is as good as absent, so that a field that njsl adds later changes no checksum.
+
+    Args:
+        cfg: the composed config, with Hydra's own part or without.
+        without: further fields of the top level that do not count.
+    """
+    left_out = {"hydra", *_NOT_IDENTITY, *without}
+    plain = {
+        str(key): OmegaConf.to_container(cfg[key], resolve=True) if OmegaConf.is_config(cfg[key]) else cfg[key]
+        for key in cfg
+        if key not in left_out
+    }
+    return hashlib.sha256(json.dumps(_without_null(plain), sort_keys=True).encode()).hexdigest()
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _without_null(item) for key, item in value.items() if item is not None}
+    return [_without_null(item) for item in value] if isinstance(value, list) else value
+
+
 def code_sha256() -> str:
     """SHA-256 over the names and bytes of the installed package: its code and the data shipped with it."""
     root = Path(njsl.__file__).parent

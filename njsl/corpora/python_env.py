@@ -1,9 +1,10 @@
 """Text of the Python environment at hand, without a network: code without its docstrings, and natural language.
 
-Natural language is docstrings, the descriptions of packages and the language reference. Parsing all of an environment
+Natural language (``nl``) is docstrings (``docs``) and the descriptions of packages with the language reference
+(``prose``). Parsing all of an environment
 takes minutes, so a seeded sample of its packages is taken. What a package gives is a pure function of the package and
 the seed, and packages count in a seeded order: the same environment and seed give the same bytes, whatever the number
-of processes, and either part is the same with or without the other.
+of processes, and each part is the same with or without the others.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sysconfig
 import tokenize
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -34,10 +35,11 @@ from njsl.core.run import write_atomic
 from njsl.core.types import DataError, Document
 from njsl.corpora.readers import is_unicode, write
 
-PARTS = ("nl", "code")
+PARTS = ("nl", "code", "docs", "prose")
+_FROM_DOCSTRINGS, _FROM_DESCRIPTIONS = ("nl", "docs"), ("nl", "prose")
 MIN_CHARS = 200  # shorter docstrings and descriptions say little in sentences
 # At most this share of a part comes from one package. Documentation lies in few packages, so there it is larger.
-SHARES = {"nl": 0.10, "code": 0.05}
+SHARES = {"nl": 0.10, "code": 0.05, "docs": 0.10, "prose": 0.10}
 MIN_RICH = 0.1  # share of long strings in a file that is parsed for its docstrings
 MAX_FILE = 1_000_000  # [bytes]; what is larger is generated
 
@@ -72,7 +74,12 @@ class Package:
 
 
 def extract(
-    folder: Path, *, parts: Mapping[str, float | None], seed: int, progress: Progress | None = None
+    folder: Path,
+    *,
+    parts: Mapping[str, float | None],
+    seed: int,
+    only: Collection[str] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, list[Path]]:
     """Write text of the environment as jsonl.gz files of documents, on all cores.
 
@@ -81,17 +88,26 @@ def extract(
 
     Args:
         folder: made where it is missing.
-        parts: ``nl``, ``code`` or both, to the most text that is taken [MiB], None for all.
+        parts: any of ``PARTS``, to the most text that is taken [MiB], None for all.
         seed: of the sample of packages.
+        only: names of packages; no others are looked at, so that others do not change the sample. None is all.
         progress: shows how much text is there.
 
     Returns:
         By part its files, in order; a document's group is its package.
 
     Raises:
-        DataError: the environment has no text of a part.
+        DataError: the environment has no text of a part, or lacks a package that is named.
     """
     packages = _packages()
+    if only is not None:
+        missing_names = sorted(set(only) - {package.group for package in packages})
+        if missing_names:
+            raise DataError(
+                f"corpora.packages: not in this environment: {', '.join(missing_names)}; "
+                "names of installed packages are accepted"
+            )
+        packages = [package for package in packages if package.group in only]
     identity = _identity(packages)
     writers = {}
     for part, max_mib in parts.items():
@@ -284,19 +300,23 @@ def _package(package: Package, limits: Mapping[str, int | None], seed: int) -> d
     files = sorted(package.files, key=lambda file: _hash(seed, file[0]))
     taken = {name: _fitting(files, _part_of(limit, SHARES["code"])) for name, limit in limits.items()}
     rich: list[_File] = []
-    if "nl" in limits:
+    for part in limits.keys() & _FROM_DESCRIPTIONS:
         for name, text in sorted(package.texts, key=lambda text: _hash(seed, text[0])):
-            shares["nl"].add(name, text)
+            shares[part].add(name, text)
+    if "prose" in limits:
+        taken["prose"] = set()
+    documented = [part for part in _FROM_DOCSTRINGS if part in limits]
+    if documented:
         rich = _rich(files)
-        taken["nl"] &= {file[0] for file in rich}
+    for part in documented:
+        taken[part] &= {file[0] for file in rich}
     # Trees hold no cycles, and looking for some takes a third of the time.
     gc.disable()
     try:
         for file in files:
             _parse(file, {name: share for name, share in shares.items() if file[0] in taken[name]})
         for file in rich:
-            if file[0] not in taken["nl"]:
-                _parse(file, {"nl": shares["nl"]})
+            _parse(file, {part: shares[part] for part in documented if file[0] not in taken[part]})
     finally:
         gc.enable()
     return shares
@@ -352,13 +372,15 @@ def _parse(file: _File, takers: Mapping[str, _Share]) -> None:
         share.counts["parsed"] += 1
     if "code" in takers:
         takers["code"].add(name, code)
-    if "nl" in takers:
+    documented = [takers[part] for part in _FROM_DOCSTRINGS if part in takers]
+    if documented:
         # In the order of the source; its place names a docstring, since names may be defined twice.
         for node in sorted(_documented(tree), key=_place):
             text = ast.get_docstring(node) or ""
             if len(text) > MIN_CHARS:
                 line, column = _place(node)
-                takers["nl"].add(f"{name}:{line}:{column}", text)
+                for share in documented:
+                    share.add(f"{name}:{line}:{column}", text)
 
 
 def _place(node: _Documented) -> tuple[int, int]:

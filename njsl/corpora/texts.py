@@ -96,7 +96,8 @@ def _python_env(
             raise ConfigError(f"corpora.sources.{name}.part: {source.part}; accepted: {', '.join(python_env.PARTS)}.")
         if limits.setdefault(source.part, source.max_mib) != source.max_mib:
             raise ConfigError(f"corpora.sources.{name}.max_mib: {source.max_mib}, but {limits[source.part]} elsewhere.")
-    files = python_env.extract(cache / "python_env", parts=limits, seed=cfg.seed, progress=progress)
+    only = None if cfg.packages is None else list(cfg.packages)
+    files = python_env.extract(cache / "python_env", parts=limits, seed=cfg.seed, only=only, progress=progress)
     return {name: files[str(cfg.sources[name].part)] for name in names}
 
 

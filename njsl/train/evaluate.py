@@ -41,8 +41,8 @@ VERSION = 1
 # Texts scored at a time: bounded memory, enough of a length for full batches.
 _CHUNK_BYTES = 4 * 2**20
 # A metric's name in results.json, and its name and unit in the logger.
-_UNITS = {"bits_per_byte": "bpb", "unigram_bits_per_byte": "unigram_bpb", "acc": "last_word_frac"}
-_HIGHER = {"bits_per_byte": False, "loss_nats": False, "acc": True}
+_UNITS = {"bits_per_byte": "bpb", "unigram_bits_per_byte": "unigram_bpb", "acc": "last_word_frac", "top1": "top1_frac"}
+_HIGHER = {"bits_per_byte": False, "loss_nats": False, "top1": True, "acc": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +99,7 @@ def evaluate(
 
     Returns:
         Metrics by name: ``heldout/CORPUS_bpb`` [bits per UTF-8 byte], ``heldout/CORPUS_loss_nats`` [nats per token],
+        ``heldout/CORPUS_top1_frac`` (share of tokens that were the likeliest, 0..1),
         the unigram entropy of the same tokens (``_unigram_bpb``, ``_unigram_nats``) that a model must get under,
         ``heldout/CORPUS_last_word_frac`` (0..1), ``human_eval/solutions_bpb``, ``harness/TASK_METRIC``, and their
         standard errors over documents under ``_stderr``.
@@ -206,7 +207,7 @@ def _heldout(scorer: Scorer, name: str, path: Path, max_mib: float | None, bar: 
     """Bits per byte and loss, next to the unigram entropy of the same tokens."""
     digest, count = hashlib.sha256(), _Count()
     counts_V = np.zeros(scorer.vocab_size, dtype=np.int64)
-    nll, tokens, sizes = [], [], []
+    nll, hits, tokens, sizes = [], [], [], []
     bar.start(f"held-out {name}", None if max_mib is None else int(max_mib * 2**20))
     for chunk in _chunks(sample(count(_documents(path)), max_mib)):
         texts = [document.text for document in chunk]
@@ -215,6 +216,7 @@ def _heldout(scorer: Scorer, name: str, path: Path, max_mib: float | None, bar: 
             digest.update(_sha256(text).encode())
             counts_V += np.bincount(ids_N, minlength=scorer.vocab_size)
             nll.append(scores.nll_N.sum())
+            hits.append(scores.greedy_N.sum())
             tokens.append(len(ids_N))
             sizes.append(len(text.encode()))
         bar.advance(sum(sizes[-len(texts) :]))
@@ -224,6 +226,7 @@ def _heldout(scorer: Scorer, name: str, path: Path, max_mib: float | None, bar: 
     nll_D, tokens_D, bytes_D = np.array(nll), np.array(tokens), np.array(sizes)
     bits_per_byte, bits_stderr = ratio(nll_D / math.log(2), bytes_D)
     loss, loss_stderr = ratio(nll_D, tokens_D)
+    top1, top1_stderr = ratio(np.array(hits), tokens_D)
     entropy = unigram_entropy(counts_V)
     return Measure(
         task=f"heldout_{name}",
@@ -231,10 +234,11 @@ def _heldout(scorer: Scorer, name: str, path: Path, max_mib: float | None, bar: 
         values={
             "bits_per_byte": bits_per_byte,
             "loss_nats": loss,
+            "top1": top1,
             "unigram_bits_per_byte": entropy / math.log(2) * float(tokens_D.sum() / bytes_D.sum()),
             "unigram_nats": entropy,
         },
-        stderrs={"bits_per_byte": bits_stderr, "loss_nats": loss_stderr},
+        stderrs={"bits_per_byte": bits_stderr, "loss_nats": loss_stderr, "top1": top1_stderr},
         documents=count.seen,
         scored=len(nll),
         sha256=digest.hexdigest(),

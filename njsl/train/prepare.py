@@ -360,6 +360,7 @@ def _record(cfg: TrainConfig, tokenizer: MakesTokenizer, cache: Path) -> Path:
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(schema)}
 
     corpora = plain(cfg.corpora, CorporaConfig)
+    corpora["packages"] = None if cfg.corpora.packages is None else list(cfg.corpora.packages)
     corpora["sources"] = {
         name: {**plain(source, SourceConfig), "files": list(source.files)}
         for name, source in cfg.corpora.sources.items()

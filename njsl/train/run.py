@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import signal
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from njsl.core.run import Run, cache_folder
 from njsl.core.types import ConfigError
 from njsl.corpora.tokenizer import Tokenizer
 from njsl.models.llama import Llama
-from njsl.train import checkpoint, report
+from njsl.train import checkpoint, population, report
 from njsl.train.callbacks import Context
 from njsl.train.corpus import Corpus, open_corpus
 from njsl.train.datamodule import MicroBatches, TokenData
@@ -44,7 +45,7 @@ from njsl.train.trainer import Hardware
 
 # What a run computes on, and what it looks at, may change when it is resumed; what it learns from may not.
 # A run of weeks outlives a mended line of code: such changes are recorded, not refused.
-_FREE = ("stages", "strategy", "trainer", "callbacks", "evaluate", "code", "versions")
+_FREE = ("stages", "strategy", "trainer", "callbacks", "evaluate", "store", "population", "code", "versions")
 
 
 @dataclass
@@ -69,6 +70,23 @@ def run(cfg: DictConfig, run: Run) -> None:
     """
     _quiet()
     parts = _parts(cfg)
+    if cfg.population.models is None:
+        _run(cfg, run, parts)
+        return
+    point = f"point {cfg.population.point} ({run.output.name})"
+    with population.alone(run.output) as mine:
+        if not mine:
+            print(f"{point}: another process is at it")
+        elif population.finished(run.output):
+            print(f"{point}: finished, skipped")
+        elif reason := population.over_budget(cfg, run.output.parent):
+            print(f"{point}: over budget: {reason}")
+        else:
+            print(point)
+            _run(cfg, run, parts)
+
+
+def _run(cfg: DictConfig, run: Run, parts: Parts) -> None:
     with Processes(parts.hardware, parts.strategy) as processes:
         console = Console(quiet=processes.rank > 0)
         if processes.rank == 0:
@@ -258,12 +276,13 @@ def _train(
         barebones=False,
     )
     start = None if step is None else checkpoint.place(folder, step) / checkpoint.STATE
+    began = time.monotonic()
     with _interruptible(), preemption:
         trainer.fit(module, datamodule=TokenData(batches), ckpt_path=start, weights_only=True)
         if context.preempted:
             preemption.leave()
     if processes.rank == 0:
-        run.record(training=context.last_metrics)
+        run.record(training=context.last_metrics, training_sec=time.monotonic() - began)
 
 
 @contextlib.contextmanager
