@@ -188,8 +188,8 @@ class SourceConfig:
 
     Attributes:
         files: ``kind=files``: glob patterns below ``corpora.path``; ``kind=megatron``: prefixes of ``.bin``/``.idx``.
-        part: ``kind=python_env``: ``code``, ``nl``, or of the latter only ``docs`` (docstrings) or ``prose`` (descriptions
-            of packages and the language reference).
+        part: ``kind=python_env``: ``code``, ``nl``, or of the latter only ``docs`` (docstrings) or ``prose`` (package
+            descriptions and the language reference).
         dataset, subset, split: ``kind=hf``: a dataset's name, its configuration and its split on the hub.
         text_field: ``kind=hf``: what the dataset calls its text; null is ``corpora.text_field``.
         max_mib: at most so much text [MiB] is taken; null is all of it.
@@ -286,7 +286,7 @@ class PopulationConfig:
         seed: of the design.
         factors: by name a list of levels (a value, or a mapping of values), or ``dirichlet: {corpus: concentration}``
             for shares drawn from such a distribution. ``${point:NAME}`` is the level of this run's point.
-        repeats: by point, how many more models with another seed are trained at it: the noise floor.
+        repeats: points of which one more model each is trained, with another seed: the noise floor.
         budget_tokens: points after so many tokens of the design are not begun; null is no bound.
         budget_hours: no point is begun after so many hours of training [h]; null is no bound.
     """
@@ -295,7 +295,7 @@ class PopulationConfig:
     models: int | None = None
     seed: int = 0
     factors: dict[str, Any] = field(default_factory=dict, metadata={"plain": True})
-    repeats: dict[int, int] = field(default_factory=dict, metadata={"may_be_empty": True})
+    repeats: list[int] = field(default_factory=list)
     budget_tokens: int | None = None
     budget_hours: float | None = None
 

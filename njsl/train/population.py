@@ -1,8 +1,8 @@
 """A population of models: a seeded design that fills the space of decisions, swept by ``train.py -m``, resumable.
 
-``conf/experiment/population.yaml`` names factors and levels; ``${point:NAME}`` anywhere in its config is what the swept
-``population.point`` has of a factor. Points come from a scrambled Sobol' sequence (Owen 1998), whose beginnings fill the
-space evenly too: a longer design begins with the shorter one.
+``conf/experiment/population.yaml`` names factors and levels; ``${point:NAME}`` anywhere in its config is what the
+swept ``population.point`` has of a factor. Points come from a scrambled Sobol' sequence (Owen 1998), whose beginnings
+fill the space evenly too: a longer design begins with the shorter one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from njsl.core.check import meant
+from njsl.core.entry import one_line
 from njsl.core.run import RECORD, config_sha256, write_atomic
 from njsl.core.types import ConfigError
 
@@ -71,35 +73,43 @@ def _design(packed: str) -> list[dict[str, Any]]:
         at = 0
         for name, levels in factors.items():
             drawn, at = uniform_D[at : at + widths[name]], at + widths[name]
-            if isinstance(levels, Mapping):
-                alphas = levels["dirichlet"]
+            if (alphas := _dirichlet(levels)) is not None:
                 gammas = [gamma.ppf(u, alpha) for u, alpha in zip(drawn, alphas.values(), strict=True)]
                 point[name] = _rounded(dict(zip(alphas, gammas, strict=True)))
             else:
                 point[name] = levels[min(int(drawn[0] * len(levels)), len(levels) - 1)]
         points.append(point)
-    for repeated, times in sorted((int(point), times) for point, times in population["repeats"].items()):
+    for repeated in population["repeats"]:
         if not 0 <= repeated < models:
             raise ConfigError(f"population.repeats: point {repeated}; accepted: 0 to {models - 1}")
-        points += [points[repeated] | {"seed": len(points) + again} for again in range(times)]
+        points.append(points[repeated] | {"seed": len(points)})
     return points
+
+
+def _dirichlet(levels: Sequence[Any]) -> Mapping[str, float] | None:
+    """The concentrations by corpus, where a factor is drawn and no list of levels."""
+    one = levels[0] if len(levels) == 1 else None
+    return one["dirichlet"] if isinstance(one, Mapping) and set(one) == {"dirichlet"} else None
 
 
 def _width(name: str, levels: Any) -> int:
     """How many coordinates of the design a factor takes."""
-    if isinstance(levels, Mapping) and set(levels) == {"dirichlet"} and len(levels["dirichlet"]) > 1:
-        return len(levels["dirichlet"])
-    if isinstance(levels, Sequence) and levels:
-        return 1
+    if isinstance(levels, list) and levels:
+        alphas = _dirichlet(levels)
+        if alphas is None:
+            return 1
+        if isinstance(alphas, Mapping) and len(alphas) > 1 and all(alpha > 0 for alpha in alphas.values()):
+            return len(alphas)
     raise ConfigError(
-        f"population.factors.{name}: a list of levels, or dirichlet: {{corpus: concentration, ...}} is accepted"
+        f"population.factors.{name}: a list of levels, or [dirichlet: {{corpus: concentration, ...}}], above 0, is "
+        "accepted"
     )
 
 
 def _rounded(amounts: Mapping[str, float]) -> dict[str, float]:
     """Shares of four digits that sum to 1: the largest takes what rounding leaves."""
     total = sum(amounts.values())
-    shares = {name: round(amount / total, _SHARE_DIGITS) for name, amount in amounts.items()}
+    shares = {name: round(float(amount / total), _SHARE_DIGITS) for name, amount in amounts.items()}
     largest = max(shares, key=lambda name: shares[name])
     shares[largest] = round(1 - sum(share for name, share in shares.items() if name != largest), _SHARE_DIGITS)
     return shares
@@ -137,6 +147,11 @@ def folder_of(cfg: DictConfig) -> str:
 def model_sha256(cfg: DictConfig) -> str:
     """What names a model: SHA-256 [hex] of all that it learns from, not of what it is computed on or measured with."""
     return config_sha256(cfg, without=_NOT_THE_MODEL)
+
+
+def family_sha256(cfg: DictConfig) -> str:
+    """What a model's repetitions with other seeds share: the same without the seed."""
+    return config_sha256(cfg, without=(*_NOT_THE_MODEL, "seed"))
 
 
 @contextmanager
@@ -195,10 +210,15 @@ def _state(record: Mapping[str, Any] | None) -> tuple[str, str]:
     return str(record.get("state")), str(record.get("exit_reason") or "")
 
 
-def status(cfg: DictConfig, sweep: Path) -> list[dict[str, Any]]:
+def status(cfg: DictConfig, sweep: Path, refused: Mapping[int, str] = MappingProxyType({})) -> list[dict[str, Any]]:
     """A row per point of the design: its levels, its folder, its state and why it ended.
 
     A state is ``waiting``, ``running`` (also of a run that was killed), ``finished``, ``failed`` or ``interrupted``.
+
+    Args:
+        cfg: of any point.
+        sweep: the folder of all run folders.
+        refused: why points failed before they had a folder, by point.
     """
     records = _records(sweep)
     rows = []
@@ -206,6 +226,8 @@ def status(cfg: DictConfig, sweep: Path) -> list[dict[str, Any]]:
         names = [name for name in records if name.startswith(f"{number:03d}_")]
         name = names[-1] if names else ""
         state, reason = _state(records.get(name))
+        if state != "finished" and number in refused:
+            state, reason = "failed", refused[number]
         row = {
             "point": number,
             "folder": name,
@@ -222,31 +244,40 @@ def status(cfg: DictConfig, sweep: Path) -> list[dict[str, Any]]:
 
 
 class Status(Callback):
-    """A Hydra callback that keeps ``status.csv`` in a population's folder up to date and says at the end what is left."""
+    """Keeps ``status.csv`` in a population's folder up to date and at the end says what is left."""
+
+    def __init__(self) -> None:
+        self._refused: dict[int, str] = {}
+        self._told = False
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """After each job of a population's sweep."""
-        if (
-            config.hydra.mode is not None
-            and config.hydra.mode.name == "MULTIRUN"
-            and config.population.models is not None
-        ):
-            _write(status(config, Path(config.hydra.sweep.dir)), Path(config.hydra.sweep.dir))
+        if config.hydra.mode is None or config.hydra.mode.name != "MULTIRUN" or config.population.models is None:
+            return
+        if job_return.status == JobStatus.FAILED and isinstance(job_return._return_value, Exception):
+            self._refused[config.population.point] = one_line(job_return._return_value)
+        sweep = Path(config.hydra.sweep.dir)
+        rows = status(config, sweep, self._refused)
+        _write(rows, sweep)
+        # Hydra raises the first failure after the last job, and then nothing more is called.
+        if config.population.point == len(rows) - 1:
+            self._tell(rows, sweep)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """After the last job."""
+        """After the last job, where none failed."""
         sweep = Path(config.hydra.sweep.dir)
-        if config.population.models is None or not sweep.is_dir():
-            return
-        rows = status(config, sweep)
-        _write(rows, sweep)
+        if config.population.models is not None and sweep.is_dir() and not self._told:
+            self._tell(status(config, sweep, self._refused), sweep)
+
+    def _tell(self, rows: list[dict[str, Any]], sweep: Path) -> None:
+        self._told = True
         counts = Counter(row["state"] for row in rows)
         hours = sum(row["hours"] or 0 for row in rows)
         listed = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
         print(f"population: {listed}; {hours:.2f} hours of training; {sweep / STATUS}")
         for row in rows:
             if row["state"] == "failed":
-                print(f"  point {row['point']}: {row['reason']} ({row['folder']})")
+                print(f"  point {row['point']}: {row['reason']} ({row['folder'] or 'no folder'})")
 
 
 def _write(rows: list[dict[str, Any]], sweep: Path) -> None:

@@ -6,6 +6,7 @@ import ast
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -244,6 +245,40 @@ def test_either_part_is_the_same_without_the_other(environment: Path) -> None:
         assert [p.read_bytes() for p in alone] == [p.read_bytes() for p in both[part]]
         manifests = [files[0].parent / "manifest.json" for files in (alone, both[part])]
         assert manifests[0].read_bytes() == manifests[1].read_bytes()
+
+
+def test_docs_and_prose_are_the_two_halves_of_nl(environment: Path) -> None:
+    parts = python_env.extract(environment / "out", parts=dict.fromkeys(("nl", "docs", "prose", "code")), seed=0)
+    nl, docs, prose = (records(parts[part]) for part in ("nl", "docs", "prose"))
+    assert {record["id"] for record in prose} == {"pydoc_data/if", "description/latin-pack"}
+    assert len(docs) == 12 * 6 + 2 and all(re.search(r"\.py:\d+:\d+$", record["id"]) for record in docs)
+    assert sorted(nl, key=lambda r: r["id"]) == sorted(docs + prose, key=lambda r: r["id"])
+
+
+@pytest.mark.parametrize("part", ["docs", "prose"])
+def test_each_half_is_the_same_without_the_others(environment: Path, part: str) -> None:
+    parts = {"nl": 0.01, "docs": 0.008, "prose": 0.01, "code": 0.02}
+    alone = python_env.extract(environment / "a", parts={part: parts[part]}, seed=0)[part]
+    together = python_env.extract(environment / "b", parts=parts, seed=0)[part]
+    assert [path.read_bytes() for path in alone] == [path.read_bytes() for path in together]
+
+
+def test_packages_that_are_not_named_do_not_matter(environment: Path) -> None:
+    def named(folder: str) -> list[bytes]:
+        files = python_env.extract(
+            environment / folder, parts={"nl": None, "code": None}, seed=0, only=["docs", "single"]
+        )
+        assert {record["group"] for paths in files.values() for record in records(paths)} == {"docs", "single"}
+        return [path.read_bytes() for paths in files.values() for path in paths]
+
+    before = named("a")
+    distribution(environment / "site-packages", "another", {"another/m.py": module("another", 9)}, description=DOC)
+    assert named("b") == before
+
+
+def test_a_named_package_that_is_not_there_is_an_error(environment: Path) -> None:
+    with pytest.raises(DataError, match=r"corpora\.packages: not in this environment: absent, gone; names of"):
+        python_env.extract(environment / "out", parts={"code": None}, seed=0, only=["docs", "gone", "absent"])
 
 
 def test_a_complete_part_is_only_looked_up(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,6 +239,16 @@ def test_last_word_of_a_passage() -> None:
     assert passage[start:] == "w199" and passage.count(" ") == 199
 
 
+def test_top1_is_the_share_of_tokens_that_were_the_likeliest(bigram: Path, tmp_path: Path) -> None:
+    # Of "ab ab" all but the first, of which nothing is known; of "aab" the last alone.
+    metrics, results = run(bigram, ["ab ab", "aab"], tmp_path, **NOTHING)
+    assert metrics["heldout/nl_top1_frac"] == 5 / 8
+    # Of two documents, 4 of 5 and 1 of 3: sqrt(2 * ((4 - 25/8)^2 + (1 - 15/8)^2)) / 8.
+    assert metrics["heldout/nl_top1_frac_stderr"] == pytest.approx(math.sqrt(2 * 2 * (7 / 8) ** 2) / 8)
+    assert results["results"]["heldout_nl"]["top1,none"] == 5 / 8
+    assert results["higher_is_better"]["heldout_nl"]["top1"] is True
+
+
 def test_last_words_are_right_only_if_every_token_is(bigram: Path, tmp_path: Path) -> None:
     start = "ab " * 11
     # Whole; wrong at its second letter; wrong at its first, right after it; too short to count.
