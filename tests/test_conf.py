@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from njsl.core import config
 from njsl.core.check import check
+from njsl.train import population
 
 CONF = Path(__file__).parents[1] / "conf"
 Compose = Callable[..., DictConfig]
@@ -41,7 +42,11 @@ def users(group: str, option: str) -> list[str]:
     if not text.startswith("# @package _global_"):
         return verbs
     node = yaml.safe_load(text)
-    wanted = {key.removeprefix("override /") for entry in node.pop("defaults", []) for key in entry} | node.keys()
+    entries = node.pop("defaults", [])
+    wanted = {key.removeprefix("override /") for entry in entries if isinstance(entry, dict) for key in entry}
+    wanted |= node.keys() - {"hydra"}
+    for base in (entry for entry in entries if isinstance(entry, str) and entry != "_self_"):
+        verbs = [verb for verb in verbs if verb in users(group, base)]
     return [verb for verb in verbs if wanted <= {field.name for field in dataclasses.fields(config.SCHEMAS[verb])}]
 
 
@@ -49,6 +54,7 @@ def users(group: str, option: str) -> list[str]:
 def compose_verb(tmp_path: Path) -> Iterator[Compose]:
     """Composes a verb as its entry file does, with an output folder in place of Hydra's."""
     config.register()
+    population.register()
 
     def composed(verb: str, *overrides: str) -> DictConfig:
         words = [f"hydra.runtime.output_dir={tmp_path}", *overrides]

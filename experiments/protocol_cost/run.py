@@ -71,6 +71,7 @@ def wall() -> None:
         command = [
             sys.executable,
             str(ROOT / "predict.py"),
+            "store=paper",
             "features=[scale,all]",
             f"seeds=[{','.join(map(str, range(50)))}]",
         ]

@@ -21,7 +21,14 @@ TOLERANCE = 2e-4
 
 def predict(folder: Path, *words: str) -> pd.DataFrame:
     """Run predict.py into ``folder`` and read its metrics."""
-    command = [sys.executable, str(ROOT / "predict.py"), *words, "explain=false", f"hydra.run.dir={folder}"]
+    command = [
+        sys.executable,
+        str(ROOT / "predict.py"),
+        "store=paper",
+        *words,
+        "explain=false",
+        f"hydra.run.dir={folder}",
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return pd.read_csv(folder / "metrics.csv")
 

@@ -24,18 +24,22 @@ class StoreConfig:
     """Where the database of models lies, and which view of it is read.
 
     Attributes:
-        name: ``paper`` looks for the published database and checks every file's SHA-256; ``folder`` opens any export.
-        path: a folder; with ``name=paper`` optional, see ``njsl.store.paper``.
+        name: ``micro`` opens the population of small models that ships with njsl, or another of njsl's own; ``paper``
+            looks for the published database and checks every file's SHA-256; ``folder`` opens any export.
+        path: a folder or a DuckDB file; optional but for ``folder``: with ``name=paper`` see ``njsl.store.paper``.
         view: ``raw`` is what the files say; ``curated`` applies the reviewed overlay ``njsl/store/data/curated.yaml``.
         versions: ``one`` refuses labels made of several task versions or prompts; ``newest`` takes each model's newest.
         pinned: by benchmark (``*`` at the end stands for any ending) the task version whose scores are read.
+        tasks, seeds: what ``tasks`` and ``seeds`` of ``predict.py`` are where nobody says.
     """
 
-    name: str = choice("paper", "folder")
+    name: str = choice("micro", "paper", "folder")
     path: str | None = None
     view: str = choice("raw", "curated", default="raw")
     versions: str = choice("one", "newest", default="one")
     pinned: dict[str, str] = field(default_factory=dict, metadata={"may_be_empty": True})
+    tasks: Any = "core"
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
 
 
 @dataclass
@@ -43,7 +47,7 @@ class FeatureSet:
     """One set of features: columns of groups and single columns, in the order of the paper's table.
 
     Attributes:
-        groups: any of ``scale``, ``arch``, ``data``, ``freegen``, ``selected`` (the paper's list per task).
+        groups: any of ``scale``, ``arch``, ``tied``, ``data``, ``freegen``, ``selected`` (the paper's list per task).
         columns: further single columns.
         drop: columns taken out again.
     """
@@ -110,8 +114,8 @@ class DesignConfig:
 
     Attributes:
         flops: 6 N D [floating-point operations].
-        objective: a task, ``accuracy`` (the mean over the accuracy tasks among ``tasks``), or a list of these; of
-            several the Pareto set is sought.
+        objective: a task, a metric such as ``accuracy`` (the mean over its tasks among ``tasks``), or a list of these;
+            of several the Pareto set is sought.
         trials: plans that are tried.
     """
 
@@ -133,6 +137,29 @@ class ScoreConfig:
 
 
 @dataclass
+class MixConfig:
+    """``mode=mix``: the best data mix, by mixture laws that are fitted on proxies.
+
+    Attributes:
+        objective: a task, a list of tasks (their mean), or weights by task, e.g. ``{code_bpb: 0.7, prose_bpb: 0.3}``;
+            all of one direction.
+        like: id of one of the proxies, where the store holds several groups of models that differ in mix alone.
+        bounds: by corpus the smallest and the largest share that is allowed, e.g. ``{code: [0, 0.5]}``.
+        candidates: mixes that the search begins with.
+        heldout_frac: share of the proxies' mixes that the laws are scored on after fitting the others; the choice is
+            then made with all of them.
+        seed: of candidates, held-out mixes, the random reference and what intervals and regret are drawn from.
+    """
+
+    objective: Any = field(default=None, metadata={"plain": True})
+    like: str | None = None
+    bounds: dict[str, Any] = field(default_factory=dict, metadata={"plain": True})
+    candidates: int = 2048
+    heldout_frac: float = 0.3333
+    seed: int = 0
+
+
+@dataclass
 class PathsConfig:
     """Folders.
 
@@ -150,9 +177,10 @@ class PredictConfig:
     """``predict.py``.
 
     Attributes:
-        mode: ``fit`` scores predictors on held-out models; ``whatif`` predicts a plan, ``design`` searches one, and
-            ``score`` compares plans with what came of them.
-        tasks: a set's name (``core``), a task's name, or a list of them, from the task table.
+        mode: ``fit`` scores predictors on held-out models; ``whatif`` predicts a plan, ``design`` searches one, ``mix``
+            searches a data mix, and ``score`` compares plans with what came of them.
+        tasks: a set's name (``core``, ``micro``), a task's name, or a list of them, from the task table; by default the
+            store's own.
         features, predictor, cv: one or several named parts each; every combination is run.
         select: ``paper`` selects on the models that are scored (optimistic), ``nested`` inside every training fold.
         seeds: they shuffle the folds; seeds are not independent samples.
@@ -161,7 +189,7 @@ class PredictConfig:
         workers: processes; null is one per core.
     """
 
-    mode: str = choice("fit", "whatif", "design", "score", default="fit")
+    mode: str = choice("fit", "whatif", "design", "mix", "score", default="fit")
     store: StoreConfig = field(default_factory=StoreConfig)
     tasks: Any = "core"
     features: dict[str, FeatureSet] = field(default_factory=dict)
@@ -177,6 +205,8 @@ class PredictConfig:
     plan: PlanConfig = field(default_factory=PlanConfig)
     vary: VaryConfig = field(default_factory=VaryConfig)
     design: DesignConfig = field(default_factory=DesignConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    mixture_law: dict[str, Any] = field(default_factory=dict)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     logger: Any = MISSING
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -284,7 +314,7 @@ class PopulationConfig:
         point: the point of the design that this run is; the sweep goes over it.
         models: points of the design, without repeats; null: the run is of no population.
         seed: of the design.
-        factors: by name a list of levels (a value, or a mapping of values), or ``dirichlet: {corpus: concentration}``
+        factors: by name a list of levels (a value, or a mapping of values), or ``[dirichlet: {corpus: concentration}]``
             for shares drawn from such a distribution. ``${point:NAME}`` is the level of this run's point.
         repeats: points of which one more model each is trained, with another seed: the noise floor.
         budget_tokens: points after so many tokens of the design are not begun; null is no bound.
@@ -343,6 +373,7 @@ class TrainConfig:
     callbacks: dict[str, Any] = field(default_factory=dict)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     population: PopulationConfig = field(default_factory=PopulationConfig)
+    store: StoreWriteConfig = field(default_factory=StoreWriteConfig)
     logger: Any = MISSING
     paths: PathsConfig = field(default_factory=PathsConfig)
 

@@ -76,11 +76,11 @@ class Predictor(RegressorMixin, BaseEstimator, ABC):
 
     The constructor takes keyword arguments only, and only stores them. ``X`` is a data frame [models, features] whose
     columns are float (NaN = missing) or pandas ``category`` (NaN = missing), indexed by model id; ``y`` [models] is a
-    score as a fraction. ``fit`` may be given a ``Context``; without one a predictor knows of no groups, no other tasks
-    and no standard errors.
+    score in its metric's unit, mostly a fraction. ``fit`` may be given a ``Context``; without one a predictor knows of
+    no groups, no other tasks and no standard errors.
     What is fitted ends in ``_``; whatever is random takes ``random_state``. Three parameters are filled in by the
-    runner where a predictor has them: ``random_state`` (the seed), ``chance`` (the score of guessing, from the task
-    table) and ``higher_is_better``.
+    runner where a predictor has them: ``random_state`` (the seed), ``floor`` and ``perfect`` (see
+    ``link.check_ends``).
 
     In a yaml of ``conf/predictor`` a list stands for a grid axis, tuned on the inner folds of the split; a single
     value is fixed. Axes are searched in the yaml's order, ties go to the first.

@@ -23,6 +23,7 @@ from njsl.predict import ledger
 from njsl.predict.intervals import possible
 from njsl.predict.plan import LIMIT_BYTES
 from njsl.predict.whatif import Told, csv, save, say_again
+from njsl.store.metrics import POINTS, hundredths
 from njsl.store.store import open_store
 from njsl.store.strict_yaml import load, one_line
 from njsl.store.tasks import find_tasks, task_table
@@ -202,6 +203,7 @@ def calibration_figure(scored: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
 
     parts = list(scored.groupby(["predictor", "features"], sort=False))
+    points = hundredths(task_table()[str(name)].key.metric for name in scored["task"].unique())
     figure = Figure(figsize=(4.4 * len(parts), 4.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(parts), sharex=True, sharey=True))
     levels = sorted((name.removeprefix("low_") for name in scored.columns if name.startswith("low_")), reverse=True)
@@ -219,10 +221,10 @@ def calibration_figure(scored: pd.DataFrame) -> Figure:
             for x in reversed(levels)
         )
         error = 100 * (part["yhat"] - part["y"]).abs().mean()
-        axes.set_title(f"{predictor}, {features}: n = {len(part)}\nMAE {error:.2f} points; {covered}", fontsize=8)
+        axes.set_title(f"{predictor}, {features}: n = {len(part)}\nMAE {error:.2f} {points}; {covered}", fontsize=8)
         axes.tick_params(labelsize=7)
-        axes.set_xlabel("measured score [points]", fontsize=8)
-    panels[0].set_ylabel("predicted before it was trained [points]", fontsize=8)
+        axes.set_xlabel(f"measured score [{points}]", fontsize=8)
+    panels[0].set_ylabel(f"predicted before it was trained [{points}]", fontsize=8)
     panels[0].legend(fontsize=7, loc="upper left")
     figure.suptitle(f"plans: {scored['plan'].nunique()}, tasks: {scored['task'].nunique()}", fontsize=9)
     return figure
@@ -275,7 +277,8 @@ def _score(task: str, value: Any, where: str) -> float:
     except (TypeError, ValueError):
         number = float("nan")
     if not low <= number <= high:
-        raise DataError(f"{where}: {value!r}; a fraction from {low:g} to {high:g} is accepted")
+        kind = "a fraction" if tasks[task].metric.unit == POINTS else f"{tasks[task].metric.title}"
+        raise DataError(f"{where}: {value!r}; {kind} from {low:g} to {high:g} is accepted")
     return number
 
 
@@ -303,10 +306,11 @@ def _report(
     out: Told, table: pd.DataFrame, scored: pd.DataFrame, plans: Sequence[Mapping[str, Any]], new: Sequence[Any]
 ) -> None:
     levels = [name.removeprefix("coverage_") for name in table.columns if name.startswith("coverage_")]
+    points = hundredths(task_table()[str(name)].key.metric for name in scored["task"].unique())
     for (predictor, features), part in table.groupby(["predictor", "features"], sort=False):
         total = part[part["task"] == ALL_TASKS].iloc[0]
         shown = Table(
-            title=f"{predictor}, {features}: plans: {total['plans']}, n = {total['n']} scores \\[points]",
+            title=f"{predictor}, {features}: plans: {total['plans']}, n = {total['n']} scores \\[{points}]",
             title_justify="left",
             header_style="bold",
             box=box.SIMPLE_HEAD,

@@ -24,6 +24,7 @@ import pandas as pd
 from scipy import stats
 
 from njsl.predict.metrics import LEVEL
+from njsl.store.metrics import METRICS, hundredths
 from njsl.store.views import TaskFrame
 
 if TYPE_CHECKING:
@@ -54,12 +55,14 @@ COLUMNS = [
 ]
 
 
-def change_points(frames: Sequence[TaskFrame], draws: int = DRAWS) -> tuple[pd.DataFrame, pd.DataFrame]:
+def change_points(
+    frames: Sequence[TaskFrame], draws: int = DRAWS, workers: int | None = 1
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """``change_points.csv``, a row per task, and the points of its figure, a row per task and model.
 
-    Slopes are in points of score per percentage point of code, at equal parameters and tokens; for a Brier score a
-    positive slope is a worse score. ``..._low`` and ``..._high`` are 95 % intervals; an interval of the change point
-    that ends at the first or last candidate is open there, and the slopes about a bend have the union of their
+    Slopes are in hundredths of the score per percentage point of code, at equal parameters and tokens; where less is
+    better a positive slope is a worse score. ``..._low`` and ``..._high`` are 95 % intervals; an interval of the change
+    point that ends at the first or last candidate is open there, and the slopes about a bend have the union of their
     intervals over the change points within it. ``p_linear`` tests the line against nothing, ``p_hinge`` the bend
     against the line; ``..._bh`` are adjusted over the tasks of one metric by Benjamini and Hochberg, and the verdict
     goes by these: a change point if the bend is significant, else ``linear`` if the line is, else ``not
@@ -72,20 +75,26 @@ def change_points(frames: Sequence[TaskFrame], draws: int = DRAWS) -> tuple[pd.D
     Args:
         frames: one per task, with ``code_pct``, ``total_params`` and ``total_tokens_billions`` among the features.
         draws: of the bootstrap; the same seed for every task.
+        workers: processes, a task at a time; None is one per core.
     """
+    import joblib
+
     found = [Rows.of(frame) for frame in frames]
-    table = pd.DataFrame([_row(task, draws) for task in found], columns=COLUMNS)
+    parallel = joblib.Parallel(n_jobs=min(workers or joblib.cpu_count(), max(1, len(found))))
+    table = pd.DataFrame(parallel(joblib.delayed(_row)(task, draws) for task in found), columns=COLUMNS)
     table["verdict"] = table["verdict"].astype(object)
     for name in ("p_linear", "p_hinge"):
         table[f"{name}_bh"] = table.groupby("metric", sort=False)[name].transform(_adjusted).astype("float64")
+    bent, leaning = (list(table[name] <= 1 - LEVEL) for name in ("p_hinge_bh", "p_linear_bh"))
+    judged = [number for number, task in enumerate(found) if task.enough and (bent[number] or leaning[number])]
+    named_by_task = parallel(joblib.delayed(_rests_on)(found[number], bent[number], draws) for number in judged)
+    resting = dict(zip(judged, named_by_task, strict=True))
     points = []
-    for number, task in enumerate(found):
-        kind = TOO_FEW
+    for number, (task, bends, leans) in enumerate(zip(found, bent, leaning, strict=True)):
+        kind, named = TOO_FEW, resting.get(number, [])
         if task.enough:
             row = table.iloc[number]
-            bends, leans = row["p_hinge_bh"] <= 1 - LEVEL, row["p_linear_bh"] <= 1 - LEVEL
             kind = "hinge" if bends else LINEAR if leans else NONE
-            named = _rests_on(task, bends, draws) if bends or leans else []
             table.loc[number, "rests_on"] = ", ".join(named)
             table.loc[number, "verdict"] = (_place(row) if bends else kind) + _resting(named)
         else:
@@ -406,7 +415,7 @@ def draw(table: pd.DataFrame, points: pd.DataFrame) -> Figure:
             dots = axes.scatter(models[CODE], 100 * models["adjusted"], s=9, color=color, zorder=3)
             handles.setdefault(str(name) if name in colors else "one share of code", dots)
         said = row.verdict.replace("; ", "\n")
-        less = ", less is better" if row.metric == "brier_score" else ""
+        less = "" if METRICS[row.metric].higher_is_better else ", less is better"
         axes.set_title(f"{row.task} (n = {row.n}, {row.n_families} families{less})\n{said}", fontsize=8)
         axes.set_xlabel("code in pretraining data [%]", fontsize=8)
         if row.verdict == TOO_FEW:
@@ -421,7 +430,7 @@ def draw(table: pd.DataFrame, points: pd.DataFrame) -> Figure:
                 axes.axvspan(at[0], row.change_low, color="#cc3311", alpha=0.06, lw=0)
             if row.change_high >= row.candidate_high:
                 axes.axvspan(row.change_high, at[-1], color="#cc3311", alpha=0.06, lw=0)
-    figure.supylabel("score at average scale [points]", fontsize=9)
+    figure.supylabel(f"score at average scale [{hundredths(table['metric'])}]", fontsize=9)
     ordered = sorted(handles, key=lambda name: (name not in colors, name))
     figure.legend([handles[name] for name in ordered], ordered, loc="outside lower center", ncols=5, fontsize=7)
     figure.suptitle(

@@ -16,6 +16,8 @@ import pandas as pd
 
 from njsl.core.run import write_atomic
 from njsl.predict.intervals import LEVELS
+from njsl.store.metrics import hundredths
+from njsl.store.views import widest_group
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,8 +58,9 @@ def coverage(predicted: pd.DataFrame) -> pd.DataFrame:
 
     ``n`` counts held-out predictions, ``n_models`` models. ``coverage`` is over predictions, ``coverage_org`` the mean
     of the organisations' coverages: what to expect of a model of a new organisation. Widths and scores are fractions;
-    the mean over all tasks mixes accuracy and Brier. The 95 % interval is that of a bootstrap over organisations, in a
-    family over its models; NaN with one of them, and of no width where every draw covers all.
+    the mean over all tasks mixes metrics. The 95 % interval is that of a bootstrap over organisations (over
+    families where all models are of one organisation), in a family over its models; NaN with one of them, and of no
+    width where every draw covers all.
 
     Args:
         predicted: the table of predictions with ``low80``, ``high80``, ``low90`` and ``high90``; rows without an
@@ -70,10 +73,11 @@ def coverage(predicted: pd.DataFrame) -> pd.DataFrame:
             table = _judged(cells, level)
             if table.empty:
                 continue
-            orgs = _Draws(table["org"])
+            group = widest_group(table)
+            orgs = _Draws(table[group])
             of_metric: dict[str, list[tuple[dict[str, object], np.ndarray]]] = {}
             for (task, metric), part in table.groupby(["task", "metric"], sort=False):
-                row, draws = _numbers(part), orgs.coverages(part)
+                row, draws = _numbers(part), orgs.coverages(part, group)
                 of_metric.setdefault(metric, []).append((row, draws))
                 labels = {"scope": "task", "task": task, "family": ALL, "metric": metric, "nominal": level}
                 rows.append(names | labels | row | _band(draws))
@@ -118,7 +122,7 @@ class _Draws:
         self._names = pd.Index(sorted(clusters.unique()))
         self._weights = _drawn(len(self._names))
 
-    def coverages(self, part: pd.DataFrame, cluster: str = "org") -> np.ndarray:
+    def coverages(self, part: pd.DataFrame, cluster: str) -> np.ndarray:
         """Coverage of every draw [draws]; NaN where it holds none of the rows, and everywhere with one cluster."""
         place = self._names.get_indexer(part[cluster])
         if len(set(place)) < 2:
@@ -165,7 +169,10 @@ def coverage_figure(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(10.5, 0.2 * most + 1.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     _rows(left, tasks, "task", widths=True)
-    left.set_title("by task (models; mean width in points at 80 and 90 %)", fontsize=8)
+    left.set_title(
+        f"by task (models; mean width in {hundredths(tasks.loc[tasks['scope'] == 'task', 'metric'])} at 80 and 90 %)",
+        fontsize=8,
+    )
     # A family's rows are of two metrics: together they are all its predictions.
     weighted = families.assign(hit=families["coverage"] * families["n"])
     sums = weighted.groupby(["family", "nominal"]).agg(hit=("hit", "sum"), n=("n", "sum"), n_models=("n_models", "max"))
@@ -174,8 +181,9 @@ def coverage_figure(table: pd.DataFrame) -> Figure:
     right.set_title("by family (models), all tasks together", fontsize=8)
     first = table.iloc[0]
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    clusters = "organisations" if table["n_orgs"].max() > 1 else "families"
     figure.suptitle(
-        "measured coverage of the intervals on held-out models; bars: 95 % of a bootstrap over organisations\n"
+        f"measured coverage of the intervals on held-out models; bars: 95 % of a bootstrap over {clusters}\n"
         f"{first['predictor']}, features {first['features']}, cv {first['cv']}",
         fontsize=9,
     )

@@ -23,7 +23,8 @@ import pandas as pd
 
 from njsl.core.run import write_atomic
 from njsl.predict.compute import six_nd
-from njsl.store.views import TaskFrame
+from njsl.store.metrics import METRICS
+from njsl.store.views import TaskFrame, widest_group
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,22 +92,26 @@ def decisions(predicted: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
 
     Scopes: ``all`` pairs of held-out models; ``same_fold``, both held out at once, so that one fit decides;
     ``compute_1.5x``, pairs within a factor 1.5 of each other's 6 N D. Several seeds are averaged. The 95 % interval is
-    that of a bootstrap over organisations (a pair weighs as often as both its organisations are drawn), NaN with one.
+    that of a bootstrap over organisations (a pair weighs as often as both its organisations are drawn), or over
+    families where all models are of one organisation; NaN with a single one.
 
     Args:
         predicted: the table of predictions: task, metric, model, org, predictor, features, cv, select, seed, fold, y,
             yhat; a model once per method and seed.
         facts: of ``model_facts``.
     """
-    orgs = sorted(predicted["org"].unique())
+    group = widest_group(predicted)
+    orgs = sorted(predicted[group].unique())
     drawn = np.random.default_rng(0).multinomial(len(orgs), np.full(len(orgs), 1 / len(orgs)), BOOTSTRAPS)
     weights = np.vstack([np.ones(len(orgs)), drawn])
     rows: list[dict[str, object]] = []
     ratios: dict[tuple[object, ...], list[tuple[np.ndarray, dict[str, float]]]] = {}
     for (task, metric), of_task in predicted.groupby(["task", "metric"], sort=False):
         models = of_task.drop_duplicates("model").set_index("model").sort_index()
-        place = pd.Index(orgs).get_indexer(models["org"])
-        pairs = _pairs(models["y"].to_numpy(), facts.loc[task].loc[models.index], higher=metric != "brier_score")
+        place = pd.Index(orgs).get_indexer(models[group])
+        pairs = _pairs(
+            models["y"].to_numpy(), facts.loc[task].loc[models.index], higher=METRICS[str(metric)].higher_is_better
+        )
         for method, cell in of_task.groupby(METHOD, sort=False):
             for scope, sums in _cell(cell, models, pairs, place, len(orgs)).items():
                 ratio = _ratio(sums, weights)
@@ -133,7 +138,7 @@ def _pairs(y: np.ndarray, facts: pd.DataFrame, *, higher: bool) -> _Pairs:
 
 def _cell(cell: pd.DataFrame, models: pd.DataFrame, pairs: _Pairs, place: np.ndarray, orgs: int) -> dict[str, _Sums]:
     """Sums by scope of one method on one task, averaged over its seeds."""
-    sign = 1 if cell["metric"].iloc[0] != "brier_score" else -1
+    sign = 1 if METRICS[cell["metric"].iloc[0]].higher_is_better else -1
     by_pair = place[pairs.first] * orgs + place[pairs.second]
     found: dict[str, list[_Sums]] = {scope: [] for scope in SCOPES}
     for _, rows in cell.groupby("seed", sort=False):
@@ -236,6 +241,7 @@ def mixes_figure(table: pd.DataFrame) -> Figure:
         axes.remove()
     for task, axes in zip(tasks, panels, strict=False):
         rows = table[table["task"] == task].set_index("model")
+        metric = METRICS[rows["metric"].iloc[0]]
         at = np.array([models.index(name) for name in rows.index])
         if "low80" in rows:
             for low, high, size in (("low90", "high90", 0.8), ("low80", "high80", 2.6)):
@@ -244,7 +250,7 @@ def mixes_figure(table: pd.DataFrame) -> Figure:
         axes.plot(rows["y"], at, "o", ms=3.5, color="#ee6677", label="measured")
         axes.set_yticks(range(len(models)), models, fontsize=7)
         axes.tick_params(axis="x", labelsize=7)
-        axes.set_title(task + (" (Brier)" if rows["metric"].iloc[0] == "brier_score" else ""), fontsize=8)
+        axes.set_title(task + ("" if metric.higher_is_better else f" ({metric.title})"), fontsize=8)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     first = table.iloc[0]
     text = "predicted and measured scores; bars: 80 % (thick) and 90 % (thin) intervals" if "low80" in table else (

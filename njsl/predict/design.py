@@ -23,8 +23,8 @@ from njsl.predict.intervals import LEVELS
 from njsl.predict.nearest import Neighbours, tokens_per_param
 from njsl.predict.plan import OF_SIZE, SHARES, Plan, read_plan
 from njsl.predict.whatif import Told, csv, interval, say_again
+from njsl.store.metrics import POINTS
 
-MEAN = "accuracy"  # as an objective: the mean over the accuracy tasks
 BATCH = 32  # plans predicted at once: a forest takes little longer for many rows than for one
 SHOWN = 10  # of a Pareto set, spread along the first objective
 BEST = 5  # shown of a single objective
@@ -89,14 +89,16 @@ class Objective:
     """One thing to be good at.
 
     Attributes:
-        name: a task, or ``accuracy``.
+        name: a task, or a metric for all tasks of it.
         tasks: whose mean it is.
         higher_is_better: which way is better.
+        unit: of a hundredth of its score.
     """
 
     name: str
     tasks: tuple[str, ...]
     higher_is_better: bool
+    unit: str = POINTS
 
 
 def run(cfg: DictConfig, run: Run) -> None:
@@ -147,14 +149,16 @@ def objectives(cfg: DictConfig, forecaster: Forecaster) -> list[Objective]:
     """What ``design.objective`` asks for.
 
     Raises:
-        ConfigError: an objective that is neither ``accuracy`` nor among the run's tasks, one given twice, or none.
+        ConfigError: an objective that is neither a task of the run nor a metric of several, one given twice, or none.
     """
     given: Any = cfg.design.objective
     given = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
     asked = [given] if isinstance(given, str) else given
     tasks = {task.key.task: task for task in forecaster.tasks}
-    accuracy = tuple(name for name, task in tasks.items() if task.higher_is_better)
-    accepted = [*([MEAN] if accuracy else []), *tasks]
+    of_metric: dict[str, list[str]] = {}
+    for name, task in tasks.items():
+        of_metric.setdefault(task.key.metric, []).append(name)
+    accepted = [*of_metric, *tasks]
     if not isinstance(asked, list) or not asked or len({str(name) for name in asked}) < len(asked):
         raise ConfigError(f"design.objective: {given!r}; one or a list of several of {', '.join(accepted)} is accepted")
     found = []
@@ -163,9 +167,9 @@ def objectives(cfg: DictConfig, forecaster: Forecaster) -> list[Objective]:
             raise ConfigError(
                 f"design.objective: {name!r} is none of this run's tasks; accepted: {', '.join(accepted)} (see tasks=)"
             )
-        found.append(
-            Objective(name, accuracy, True) if name == MEAN else Objective(name, (name,), tasks[name].higher_is_better)
-        )
+        members = tuple(of_metric.get(name, [name]))
+        metric = tasks[members[0]].metric
+        found.append(Objective(name, members, metric.higher_is_better, metric.unit))
     return found
 
 
@@ -247,7 +251,7 @@ def verdict(goal: Objective, found: Forecast, chosen: Sequence[int]) -> str:
     gain = abs(float(best(found.yhat)) - float(np.median(found.yhat)))
     spread = float(np.ptp(found.yhat[list(chosen)]))
     width = float((found.high[0] - found.low[0])[list(chosen)].mean())
-    parts = [f"the best of {len(found.yhat)} is {100 * gain:.1f} points from the median plan"]
+    parts = [f"the best of {len(found.yhat)} is {100 * gain:.1f} {goal.unit} from the median plan"]
     if len(chosen) > 1:
         parts.append(f"those shown differ by up to {100 * spread:.1f}")
     said = f"{goal.name}: {', '.join(parts)}; the {100 * LEVELS[0]:.0f} % interval is {100 * width:.1f} wide"
@@ -317,8 +321,9 @@ def _report(
     if dropped := [name for name in OF_SIZE if name in read_values(cfg)]:
         out.say(f"{', '.join(dropped)} of the plan go with its size, which is searched here: left unknown")
     places = np.unique(np.linspace(0, len(chosen) - 1, min(SHOWN, len(chosen))).round().astype(int))
+    unit = ", ".join(dict.fromkeys(goal.unit for goal in goals))
     table = Table(
-        title=f"{kind}: {len(places)} of {len(chosen)}; expected score and {100 * LEVELS[0]:.0f} % interval \\[points]",
+        title=f"{kind}: {len(places)} of {len(chosen)}; expected score and {100 * LEVELS[0]:.0f} % interval \\[{unit}]",
         title_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from njsl.core.types import ConfigError, DataError
 from njsl.predict.base import LN_PARAMS, LN_TOKENS
-from njsl.store.views import CATEGORICAL, NUMERIC
+from njsl.store.views import CATEGORICAL, FLAGS, NUMERIC
 
 if TYPE_CHECKING:
     from njsl.core.config import FeatureSet
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 GROUPS: dict[str, tuple[str, ...]] = {
     "scale": ("total_params", "total_tokens_billions"),
     "arch": ("dimension", "num_heads", "mlp_ratio", "sequence_length", *CATEGORICAL),
+    "tied": FLAGS,
     "data": ("web_pct", "code_pct", "books_pct", "reference_pct", "academic_pct", "english_pct"),
 }
 # Numbers before categories, in the paper's order: equal splits of a tree go to the first column.
-ORDER = (*NUMERIC, *CATEGORICAL)
+ORDER = (*NUMERIC, *CATEGORICAL, *FLAGS)
 LOGGED = {"total_params": LN_PARAMS, "total_tokens_billions": LN_TOKENS}
 PUBLISHED = {column: name for name, column in NUMERIC.items()}
 Encoding = Literal["ordinal", "ordinal_missing", "native"]

@@ -14,6 +14,7 @@ import pandas as pd
 from njsl.core.run import write_atomic
 from njsl.predict.base import LN_PARAMS, LN_TOKENS
 from njsl.predict.features import tag
+from njsl.store.metrics import METRICS, hundredths
 from njsl.store.views import CATEGORICAL
 
 if TYPE_CHECKING:
@@ -106,14 +107,14 @@ def predicted_against_actual(rows: pd.DataFrame) -> Figure:
         ends = [both.min(), both.max()]
         axes.plot(ends, ends, color="black", lw=0.8)
         mae = 100 * (part["yhat"] - part["y"]).abs().mean()
-        axes.set_title(f"{task}: n = {len(models)}, MAE {mae:.2f} points", fontsize=8)
+        axes.set_title(f"{task}: n = {len(models)}, MAE {mae:.2f} {hundredths(part['metric'])}", fontsize=8)
     _label(figure, panels, "measured score", "predicted, held out")
     _title(figure, rows, "held-out predictions; dots: mean over seeds, bars: range over seeds")
     return figure
 
 
 def residuals_by_family(rows: pd.DataFrame) -> Figure:
-    """Signed error per model family: every model of every task, mean over seeds; accuracy and Brier apart."""
+    """Signed error per model family: every model of every task, mean over seeds; every metric apart."""
     from matplotlib.figure import Figure
 
     parts = list(rows.groupby("metric", sort=False))
@@ -138,7 +139,7 @@ def residuals_by_family(rows: pd.DataFrame) -> Figure:
         axes.axvline(0, color="black", lw=0.8)
         axes.set_yticks(range(len(families)), [f"{name} ({counts[name]})" for name in families], fontsize=7)
         axes.set_title(f"{metric}: {part['task'].nunique()} tasks, {part['model'].nunique()} models", fontsize=8)
-        axes.set_xlabel("predicted - measured [points]", fontsize=8)
+        axes.set_xlabel(f"predicted - measured [{METRICS[str(metric)].unit}]", fontsize=8)
     _title(figure, rows, "residuals by family (models); red: family mean")
     return figure
 
@@ -182,7 +183,7 @@ def shap_against_code(rows: pd.DataFrame) -> Figure:
         )
         axes.axhline(0, color="black", lw=0.8)
         axes.set_title(f"{task}: {len(known)} of {len(models)} models known", fontsize=8)
-    _label(figure, panels, "code in pretraining data [%]", "SHAP [points]")
+    _label(figure, panels, "code in pretraining data [%]", f"SHAP [{hundredths(rows['metric'])}]")
     _title(figure, rows, "association of percent code with the prediction; bars: range over seeds")
     return figure
 
@@ -191,14 +192,16 @@ def beeswarm(rows: pd.DataFrame) -> Figure:
     """SHAP values of one task's held-out models, mean over seeds; grey dots are missing values."""
     from njsl.predict.explain import beeswarm as draw_beeswarm
 
-    features = list(rows["feature"].unique())
+    # What is known of no model explains nothing, and has no colour.
+    features = list(rows.loc[rows["value"].notna(), "feature"].unique())
+    rows = rows[rows["feature"].isin(features)]
     values = rows.pivot_table(index="model", columns="feature", values="value", aggfunc="first", dropna=False)[features]
     # A feature that a fold did not select explains nothing there.
     shap = 100 * rows.pivot_table(index="model", columns="feature", values="shap", aggfunc="sum")[features].fillna(0.0)
     shap /= rows["seed"].nunique()
     labels = [f"{tag(name)} {name}" + (" (rank)" if name in CATEGORICAL else "") for name in features]
     figure = draw_beeswarm(shap.to_numpy(), values.loc[shap.index].to_numpy(dtype="float64"), labels, MAX_BEESWARM)
-    figure.axes[0].set_xlabel("SHAP value [points of score]", fontsize=8)
+    figure.axes[0].set_xlabel(f"SHAP value [{METRICS[rows['metric'].iloc[0]].unit} of score]", fontsize=8)
     _title(figure, rows, f"{rows['task'].iloc[0]}, n = {len(shap)} held-out models")
     return figure
 

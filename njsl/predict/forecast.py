@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,7 @@ from njsl.predict.plan import Plan, rows
 from njsl.predict.tune import Recipe, search
 from njsl.store.store import open_store
 from njsl.store.tasks import find_tasks
-from njsl.store.views import TaskFrame, labelled, task_frames
+from njsl.store.views import TaskFrame, labelled, task_frames, widest_group
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -74,6 +74,16 @@ class Known:
     base: pd.DataFrame
     labels: pd.DataFrame
     frames: Mapping[str, TaskFrame]
+
+    @property
+    def whole(self) -> Literal["org", "family"]:
+        """What a plan is new in, and fits hold out whole: an organisation, or a family where there is but one."""
+        return widest_group(self.base)
+
+    @property
+    def group(self) -> str:
+        """The same in words."""
+        return {"org": "organisation", "family": "family"}[self.whole]
 
 
 @dataclass(frozen=True)
@@ -175,7 +185,7 @@ class Forecaster:
             for name in self.sets:
                 self.recipe.check(columns[task.key.task, name], f"features={name}")
                 asked = [task.key.task, name, columns[task.key.task, name], self.predictor_sha256, self.seed]
-                context = Context(groups, self.known.labels, _stderr(frame), "org", task.key.task)
+                context = Context(groups, self.known.labels, _stderr(frame), self.known.whole, task.key.task)
                 self._jobs[task.key.task, name] = Job(
                     frame, self.recipe, name, columns[task.key.task, name], self.seed, context,
                     folder / f"{_digest(asked)}.njsl",
@@ -203,10 +213,11 @@ class Forecaster:
         """What the intervals are, in two lines."""
         sizes = [len(frame.y) for frame in self.known.frames.values()]
         n = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
-        orgs = self.known.base["org"].nunique()
+        group, groups = self.known.group, self.known.base[self.known.whole].nunique()
+        a, several = ("an", "organisations") if group == "organisation" else ("a", "families")
         return (
-            f"Intervals: for a model of an organisation never seen, from predictions of n = {n} known models by fits "
-            f"without their organisation (folds over {orgs} organisations). "
+            f"Intervals: for a model of {a} {group} never seen, from predictions of n = {n} known models by fits "
+            f"without their {group} (folds over {groups} {several}). "
             "What a prediction follows are associations among known models, no more."
         )
 
@@ -245,7 +256,7 @@ class Forecaster:
         """The mean score over several tasks of one metric, with an interval of its own: errors of tasks go together.
 
         Raises:
-            DataError: as ``forecast``, or under two organisations have a label on all these tasks.
+            DataError: as ``forecast``, or under two organisations (families, of one) have a label on all these tasks.
         """
         forecasts = [self.forecast(plans, task, features) for task in tasks]
         if len(tasks) == 1:
@@ -257,9 +268,11 @@ class Forecaster:
         )
         y = pd.concat([pd.Series(frame.y, frame.ids) for frame in frames], axis=1).dropna()
         oof = oof.loc[y.index]
-        orgs = self.known.base.loc[y.index, "org"].to_numpy(dtype=object)
+        orgs = self.known.base.loc[y.index, self.known.whole].to_numpy(dtype=object)
         if len(set(orgs)) < 2:
-            raise DataError(f"the mean of {', '.join(tasks)}: {len(set(orgs))} organisation has labels on all of them")
+            raise DataError(
+                f"the mean of {', '.join(tasks)}: {len(set(orgs))} {self.known.group} has labels on all of them"
+            )
         conformal = Conformal(*possible(frames[0].task)).fit(
             oof.mean(axis=1).to_numpy(), y.mean(axis=1).to_numpy(), orgs
         )
@@ -422,10 +435,11 @@ def fitted(job: Job) -> Fit:
         inner = context.folds(list(X.index), INNER_FOLDS, job.seed)
         point, _ = search(job.recipe, X, y, inner, job.seed, task, context)
     model = _fit_all(job, X, point)
+    groups = job.frame.org if job.context.whole == "org" else job.frame.family
     oof = model.unseen_
     if oof is None:
         oof = out_of_fold(job.recipe, point, X, y, context, job.seed, task)
-    return Fit(point, model, oof, Conformal(*possible(task)).fit(oof, y, job.frame.org))
+    return Fit(point, model, oof, Conformal(*possible(task)).fit(oof, y, groups))
 
 
 def _fit_all(job: Job, X: pd.DataFrame, point: dict[str, Any]) -> Predictor:

@@ -33,8 +33,8 @@ PRIOR = 3.0  # [models] weight of the mean error over all training models in the
 
 
 def possible(task: Task) -> tuple[float, float]:
-    """The lowest and highest score there can be: 0 and 1, or 2 for the Brier score summed over classes."""
-    return 0.0, 1.0 if task.higher_is_better else 2.0
+    """The lowest and highest score there can be."""
+    return task.metric.low, task.metric.high
 
 
 def out_of_fold(
@@ -57,7 +57,7 @@ def out_of_fold(
         X, y: training rows and scores.
         context: of the training models; its ``folds`` part them.
         seed: of folds and learner.
-        task: for chance level and direction.
+        task: for floor and perfect score.
         count: folds, at most.
 
     Raises:

@@ -43,8 +43,6 @@ def entry(
     from njsl.predict.intervals import LEVELS
 
     line = {
-        "kind": "plan",
-        "date": now(),
         "database": {"sha256": forecaster.known.database, "view": view},
         "predictor": {
             "name": forecaster.recipe.name,
@@ -69,6 +67,12 @@ def entry(
             for (task, features), found in predictions.items()
         ],
     }
+    return dated(line)
+
+
+def dated(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The line of a plan with these facts, as predicted now; the id is a checksum of all of it."""
+    line = {"kind": "plan", "date": now(), **facts}
     text = json.dumps(line, sort_keys=True)
     return {"kind": "plan", "id": hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH], **line}
 

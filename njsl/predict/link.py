@@ -18,27 +18,19 @@ from njsl.core.types import ConfigError, DataError
 Kind = Literal["identity", "chance", "logit"]
 
 
-def ends(chance: float | None, higher_is_better: bool) -> tuple[float, float]:
-    """Floor and perfect score, as fractions: what a model without any skill and what one without any error scores.
-
-    For accuracy they are chance and 1. For the Brier score they are twice chance and 0: guessing among k options
-    scores 1 - 1/k with even probabilities, and 2 * (1 - 1/k) when all of it is put on one option.
+def check_ends(floor: float, perfect: float, where: str) -> None:
+    """That there is a way from no skill to perfection.
 
     Args:
-        chance: score of guessing with even probabilities, as a fraction; None is 0 where higher is better.
-        higher_is_better: False for the Brier score.
+        floor: score of a model without any skill (``njsl.store.tasks.Task.floor``), in the unit of the scores.
+        perfect: score of a model without any error.
+        where: whose they are.
 
     Raises:
-        DataError: a score of which less is better comes without the score of guessing.
+        DataError: the two are equal, or one is not finite.
     """
-    if higher_is_better:
-        return chance or 0.0, 1.0
-    if chance is None:
-        raise DataError(
-            "where less is better, `chance` must say what guessing scores; the Brier score of guessing among k options "
-            "is 1 - 1/k."
-        )
-    return 2 * chance, 0.0
+    if not abs(perfect - floor) > 0 or not np.isfinite([floor, perfect]).all():
+        raise DataError(f"{where}: floor={floor:g}, perfect={perfect:g}; two different finite scores are accepted")
 
 
 @dataclass(frozen=True)
@@ -67,8 +59,8 @@ class Link:
         kind: Kind,
         y: np.ndarray,
         *,
-        chance: float | None,
-        higher_is_better: bool,
+        floor: float,
+        perfect: float,
         stderr: np.ndarray | None = None,
     ) -> Self:
         """The link for training labels ``y`` [models].
@@ -79,28 +71,27 @@ class Link:
         Args:
             kind: see the class.
             y: training labels [models], as fractions.
-            chance: see ``ends``.
-            higher_is_better: False for the Brier score.
-            stderr: standard errors [models] of the labels, as fractions, NaN = unknown.
+            floor, perfect: see ``check_ends``.
+            stderr: standard errors [models] of the labels, NaN = unknown.
 
         Raises:
             ConfigError: there is no such kind.
-            DataError: see ``ends``.
+            DataError: see ``check_ends``.
         """
         if kind not in get_args(Kind):
             raise ConfigError(f"link={kind!r}; accepted: {', '.join(get_args(Kind))}")
         if kind == "identity":
             return cls()
-        zero, one = ends(chance, higher_is_better)
+        check_ends(floor, perfect, f"link={kind}")
         if kind == "chance":
-            return cls("chance", zero, one)
-        gain = one - zero
+            return cls("chance", floor, perfect)
+        gain = perfect - floor
         margin = MARGIN
         if stderr is not None and np.isfinite(stderr).any():
             margin = max(margin, 2 * float(np.nanmedian(stderr)) / abs(gain))
-        shares = (np.asarray(y) - zero) / gain
+        shares = (np.asarray(y) - floor) / gain
         low, high = min(0.0, float(shares.min())) - margin, max(1.0, float(shares.max())) + margin
-        return cls("logit", zero + gain * low, zero + gain * high, margin / 2 / (high - low))
+        return cls("logit", floor + gain * low, floor + gain * high, margin / 2 / (high - low))
 
     def to_line(self, y: np.ndarray) -> np.ndarray:
         """Places on the line of scores [models], as fractions; finite for every finite score."""

@@ -15,7 +15,7 @@ import pandas as pd
 
 from njsl.predict.compute import six_nd
 from njsl.predict.plan import SHARES, Plan, column, rows
-from njsl.store.views import CATEGORICAL, NUMERIC
+from njsl.store.views import CATEGORICAL, NUMERIC, widest_group
 
 LOGGED = ("total_params", "total_tokens_billions", "dimension", "num_heads", "sequence_length")
 HOW = (
@@ -31,7 +31,8 @@ class Reach:
     Attributes:
         nearest: distance by model id, the nearest first; empty if the plan knows no feature.
         known: features the plan knows.
-        usual: by model id the distance of a known model to its nearest of another organisation, on the same features.
+        usual: by model id the distance of a known model to its nearest of another organisation (of another family
+            where all are of one organisation), on the same features.
         flags: one line each, in words; empty where the plan is within the data.
     """
 
@@ -67,9 +68,10 @@ class Neighbours:
         usual = self._usual(known)
         flags = self._outside(plan)
         if len(nearest) and len(usual) and nearest.iloc[0] > usual.max():
+            group = {"org": "organisation", "family": "family"}[widest_group(self.base)]
             flags.append(
                 f"the combination: the nearest known model is {nearest.iloc[0]:.2f} away, while no known model is "
-                f"further than {usual.max():.2f} from its nearest of another organisation"
+                f"further than {usual.max():.2f} from its nearest of another {group}"
             )
         names = [*NUMERIC, *CATEGORICAL]
         return Reach(nearest, [name for name, used in zip(names, known, strict=True) if used], usual, flags)
@@ -96,9 +98,9 @@ class Neighbours:
         return np.sqrt(np.where(np.isnan(squares), np.nanmean(squares, axis=0), squares).mean(axis=1)), known
 
     def _usual(self, known: np.ndarray) -> pd.Series:
-        """By model the distance to its nearest of another organisation, on these features, if it tells any of them."""
+        """By model the distance to its nearest of another group, on these features, if it tells any of them."""
         count = self._numbers.shape[1]
-        org = self.base["org"].to_numpy(dtype=object)
+        org = self.base[widest_group(self.base)].to_numpy(dtype=object)
         found = {}
         for place, name in enumerate(self.base.index):
             numbers = np.where(known[:count], self._numbers[place], np.nan)

@@ -21,8 +21,8 @@ from njsl.predict.decisions import MIXES, decisions, draw_mixes, mixes, model_fa
 from njsl.predict.evaluate import Result, Unit
 from njsl.predict.noise import noise_floor
 from njsl.predict.significance import significance as significance_table
+from njsl.store.metrics import METRICS, POINTS
 
-METRIC_NAMES = {"accuracy": "mean accuracy", "brier_score": "mean Brier"}
 MIN_WIDTH = 118  # [characters] three feature sets side by side
 PROTOCOL = {
     "none": "",
@@ -82,7 +82,7 @@ def write(
         _csv(run.output / "importances.csv", gains)
         bands = stability.shap_bands(shap, predicted)
         _csv(run.output / "shap_bands.csv", bands)
-        changes = change_point.change_points(frames)
+        changes = change_point.change_points(frames, workers=run.cfg.workers)
         _csv(run.output / "change_points.csv", changes[0])
     if select == "nested" or shap is not None:
         _csv(run.output / "stability.csv", stability.stability(histories, pairs_asked, shap))
@@ -101,7 +101,7 @@ def write(
 
 
 def show(folder: Path, console: Console) -> None:
-    """Print the summary of a finished run: errors in points (a hundredth of the score), n and protocol beside them."""
+    """Print the summary of a finished run: errors in hundredths of the score, n and protocol beside them."""
     summary = pd.read_csv(folder / "summary.csv", dtype={"task": str})
     console = wide(console)
     for (predictor, cv, select, view), rows in summary.groupby(metrics.METHOD, sort=False):
@@ -109,8 +109,11 @@ def show(folder: Path, console: Console) -> None:
         note = "; ".join(part for part in (f"{seeds} seed{'s' * (seeds > 1)}, view {view}", PROTOCOL[select]) if part)
         console.print(_table(rows, f"{predictor}, cv {cv} ({note})"))
     say = functools.partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    metric_names = list(dict.fromkeys(summary["metric"]))
     say("MAE in points of score on held-out models, mean over seeds; lower is better. change: against scale-only, of")
     say("errors pooled over models, with the 95 % interval of a paired bootstrap over families. Associations only.")
+    for metric in (METRICS[name] for name in metric_names if METRICS[name].unit != POINTS):
+        say(f"A point of {metric.title} is {metric.hundredth}.")
     features = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["features"]
     shown = set(summary["features"])
     listed = [name for name, wanted in features.items() if "selected" in wanted["groups"] and name in shown]
@@ -142,7 +145,9 @@ def _table(rows: pd.DataFrame, title: str) -> Table:
         for task, cells in ((str(name), cells) for name, cells in part.groupby("task", sort=False)):
             cell = cells.set_index("features")
             first = cell.iloc[0]
-            label = f"{METRIC_NAMES[metric]}, {first.setting}" if task == metrics.MEAN_TASK else _label(first, task)
+            label = (
+                f"mean {METRICS[metric].title}, {first.setting}" if task == metrics.MEAN_TASK else _label(first, task)
+            )
             values = [
                 label,
                 _models(part, task, first.n),

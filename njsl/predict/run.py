@@ -31,6 +31,7 @@ from njsl.predict.select_nested import NestedSelection
 from njsl.predict.select_paper import Key, PaperSelection, run_searches
 from njsl.predict.tune import Recipe
 from njsl.store import AnalysisStore, open_store
+from njsl.store.population import described
 from njsl.store.tasks import Task, find_tasks
 from njsl.store.views import TaskFrame, task_frames
 
@@ -40,6 +41,7 @@ PAPER_SELECT_ENCODING: Encoding = "ordinal_missing"
 _STORIES = {
     "whatif": "njsl.predict.whatif",
     "design": "njsl.predict.design",
+    "mix": "njsl.predict.mix",
     "score": "njsl.predict.calibration",
 }
 
@@ -63,7 +65,8 @@ def run(cfg: DictConfig, run: Run) -> None:
     tasks = find_tasks(OmegaConf.to_container(cfg.tasks) if OmegaConf.is_config(cfg.tasks) else cfg.tasks)
     store, where = open_store(cfg.store)
     with store:
-        console.print(f"store: {where}, view {cfg.store.view}", soft_wrap=True, highlight=False, markup=False)
+        for line in (f"store: {where}, view {cfg.store.view}", *described(store, cfg.store.view)):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
         sets = _feature_sets(cfg, store, console)
         table = FeatureTable(store)
         candidates = cfg.selection.candidates if cfg.select != "none" else []

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares
 
-from njsl.core.types import DataError
 from njsl.predict.base import SCALE, MedianImputer, Predictor
+from njsl.predict.link import check_ends
 
 # At a loss of e^5 a model guesses, to 60 digits: beyond it the score is flat, and no exponential overflows.
 MOST_LN_LOSS = 5.0
@@ -32,13 +32,12 @@ class ScalingLaw(Predictor):
     """A score that goes from a floor to perfect as the loss L(N, D) falls from infinity to 0.
 
     ``score = floor + (perfect - floor) * exp(-L)``. For accuracy perfect is 1 and the floor is chance. For the Brier
-    score perfect is 0 and the floor twice chance: guessing among k options scores 1 - 1/k with even probabilities, and
-    2 * (1 - 1/k) when all of it is put on one option. Real models lie between the two, most of them above chance.
+    score perfect is 0 and the floor twice chance: real models lie between even and confident guessing, most of them
+    above chance. Bits per byte go from 8, even guessing, to 0; there L is nearly a constant times the score itself.
     Every parameter of L is positive; least squares run over their logarithms, from the best of many random starts.
 
     Args:
-        chance: score of guessing with even probabilities, as a fraction; null is 0 where higher is better.
-        higher_is_better: False for the Brier score.
+        floor, perfect: see ``link.check_ends``.
         n_starts: how many starts are refined.
         random_state: seed of the starts.
 
@@ -54,13 +53,13 @@ class ScalingLaw(Predictor):
     def __init__(
         self,
         *,
-        chance: float | None = None,
-        higher_is_better: bool = True,
+        floor: float = 0.0,
+        perfect: float = 1.0,
         n_starts: int = 3,
         random_state: int = 0,
     ) -> None:
-        self.chance = chance
-        self.higher_is_better = higher_is_better
+        self.floor = floor
+        self.perfect = perfect
         self.n_starts = n_starts
         self.random_state = random_state
 
@@ -88,17 +87,11 @@ class ScalingLaw(Predictor):
         """Fit the law.
 
         Raises:
-            DataError: a score of which less is better comes without the score of guessing.
+            DataError: see ``link.check_ends``.
         """
         X, y = packed
-        if self.chance is None and not self.higher_is_better:
-            raise DataError(
-                f"{type(self).__name__}: where less is better, `chance` must say what guessing scores; the Brier score "
-                "of guessing among k options is 1 - 1/k."
-            )
-        chance = self.chance or 0.0
-        self.floor_ = chance if self.higher_is_better else 2 * chance
-        self.gain_ = float(self.higher_is_better) - self.floor_
+        check_ends(self.floor, self.perfect, type(self).__name__)
+        self.gain_ = self.perfect - self.floor
         self.imputer_ = MedianImputer().fit(self.needed(X))
         ln_N, ln_D = self.imputer_.transform(self.needed(X)).T
 
@@ -126,7 +119,7 @@ class ScalingLaw(Predictor):
 
     def score(self, logs: np.ndarray, ln_N: np.ndarray, ln_D: np.ndarray) -> np.ndarray:
         """Scores, as fractions, under the law with these logarithms of its parameters; arguments as in ``loss``."""
-        return self.floor_ + self.gain_ * np.exp(-self.loss(logs, ln_N, ln_D))
+        return self.floor + self.gain_ * np.exp(-self.loss(logs, ln_N, ln_D))
 
     def predict(self, X: pd.DataFrame) -> np.ndarray:
         """Predicted scores [models], as fractions between the floor and perfect."""

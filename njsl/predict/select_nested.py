@@ -54,7 +54,7 @@ class NestedSelection:
             train: positions of the outer training rows.
             inner: (fit, score) positions within ``train``.
             seed: the learner's.
-            task: for chance level and direction.
+            task: for floor and perfect score.
             context: of the training rows, if there is one.
         """
         rows, labels = pool.iloc[train], y[train]

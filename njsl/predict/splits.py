@@ -79,6 +79,50 @@ class RandomFolds:
         return list(KFold(self.inner_folds, shuffle=True, random_state=seed).split(train))
 
 
+class FamilyFolds:
+    """Shuffled k-fold of families, outside and inside: all models of a family are in the same fold.
+
+    Args:
+        folds: outer folds.
+        inner_folds: inner folds.
+    """
+
+    average: Literal["folds", "pooled"] = "pooled"
+    encoding: Encoding = "native"
+    whole: Literal["org", "family"] | None = "family"
+
+    def __init__(self, *, folds: int, inner_folds: int) -> None:
+        if folds < 2 or inner_folds < 2:
+            raise ConfigError(f"cv: folds={folds}, inner_folds={inner_folds}; at least 2 are accepted")
+        self.folds = folds
+        self.inner_folds = inner_folds
+
+    def outer(self, frame: TaskFrame, seed: int) -> list[Fold]:
+        """``folds`` folds, shuffled by the seed.
+
+        Raises:
+            DataError: fewer families than folds.
+        """
+        splits = self._split(frame, np.arange(len(frame.y)), self.folds, seed)
+        return [Fold(str(number), train, test) for number, (train, test) in enumerate(splits)]
+
+    def inner(self, frame: TaskFrame, train: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """``inner_folds`` folds of the training rows, shuffled by the seed.
+
+        Raises:
+            DataError: fewer families than folds.
+        """
+        return self._split(frame, train, self.inner_folds, seed)
+
+    def _split(self, frame: TaskFrame, rows: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        families = frame.family[rows]
+        if len(set(families)) < folds:
+            raise DataError(
+                f"task {frame.task.key.task}: {len(set(families))} families for {folds} folds; use cv=nested"
+            )
+        return list(GroupKFold(folds, shuffle=True, random_state=seed).split(rows, groups=families))
+
+
 class LeaveGroupOut:
     """One outer fold per group, inner folds that keep groups whole; the seed is the learner's alone.
 

@@ -16,6 +16,7 @@ from scipy import stats
 from njsl.predict.evaluate import Result, Unit
 from njsl.predict.features import LOGGED, tag
 from njsl.predict.metrics import LEVEL
+from njsl.store.metrics import METRICS, hundredths
 from njsl.store.views import CATEGORICAL
 
 if TYPE_CHECKING:
@@ -197,10 +198,10 @@ def draw(bands: pd.DataFrame, shap: pd.DataFrame) -> Figure:
         if len(unknown):
             axes.axhline(100 * unknown["shap"].iloc[0], color="black", lw=0.8, ls=":", label="mean where unknown")
         axes.axhline(0, color="black", lw=0.5)
-        less = ", less is better" if (part["metric"] == "brier_score").any() else ""
+        less = "" if METRICS[part["metric"].iloc[0]].higher_is_better else ", less is better"
         axes.set_title(f"{task}: {known['n'].sum()} of {len(models)} models known{less}", fontsize=8)
         axes.set_xlabel(f"{feature}{' (rank)' if feature in CATEGORICAL else ''}", fontsize=8)
-    figure.supylabel("SHAP [points]", fontsize=9)
+    figure.supylabel(f"SHAP [{hundredths(bands['metric'])}]", fontsize=9)
     handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, fontsize=7)
     _title(figure, shap, f"association of {feature} with the prediction, with bands")

@@ -55,19 +55,20 @@ def write(folder: Path) -> bool:
 
 
 def show(folder: Path, console: Any) -> None:
-    """Print the means of all jobs, accuracy and Brier apart."""
+    """Print the means of all jobs, a row per metric."""
     import pandas as pd
     from rich import box
     from rich.table import Table
 
     from njsl.predict.metrics import MEAN_TASK
-    from njsl.predict.report import METRIC_NAMES, change, wide
+    from njsl.predict.report import change, wide
+    from njsl.store.metrics import METRICS, hundredths
 
     table = pd.read_csv(folder / FILE, dtype={"job": str})
     means = table[table["task"] == MEAN_TASK]
     words = table.drop_duplicates("job")["overrides"].str.split()
     common = set.intersection(*map(set, words))
-    shown = Table(title="MAE in points of score", title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Table(title=f"MAE in {hundredths(means['metric'])} of score", title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("job", "differs in", "predictor", "cv", "features", "tasks"):
         shown.add_column(name, no_wrap=True)
     for name in ("MAE", "median", "log-lin.", "change [95 %]"):
@@ -76,7 +77,7 @@ def show(folder: Path, console: Any) -> None:
         differs = [word for word in row.overrides.split() if word not in common]
         differs = [word for word in differs if word.partition("=")[0] not in ("predictor", "cv", "features")]
         maes = (f"{100 * value:.2f}" for value in (row.mae, row.mae_median, row.mae_loglinear))
-        tasks = f"{METRIC_NAMES[row.metric]}, {row.setting}"
+        tasks = f"mean {METRICS[row.metric].title}, {row.setting}"
         shown.add_row(row.job, " ".join(differs), row.predictor, row.cv, row.features, tasks, *maes, change(row))
     wide(console).print(shown)
     console.print(f"written to {folder / FILE}", highlight=False, soft_wrap=True, markup=False)

@@ -25,12 +25,12 @@ class Facts(Protocol):
     """What predictors are told of a task."""
 
     @property
-    def chance(self) -> float | None:
-        """Score of guessing, a fraction; None: unknown."""
+    def floor(self) -> float:
+        """Score of a model without any skill."""
 
     @property
-    def higher_is_better(self) -> bool:
-        """False for Brier scores."""
+    def perfect(self) -> float:
+        """Score of a model without any error."""
 
 
 TIE = 1e-9  # relative; partial sums this close to the best are still finished, so that ties go to the grid's order
@@ -69,7 +69,7 @@ class Recipe:
 
     def make(self, point: Mapping[str, Any], seed: int, task: Facts) -> Predictor:
         """An unfitted predictor at a grid point, with the seed and the task's facts where it takes them."""
-        facts = {"random_state": seed, "chance": task.chance, "higher_is_better": task.higher_is_better}
+        facts = {"random_state": seed, "floor": task.floor, "perfect": task.perfect}
         taken = self.kind._get_param_names()
         return self.kind(**{name: value for name, value in facts.items() if name in taken} | dict(point))
 
@@ -97,7 +97,7 @@ def search(
         X, y: training rows.
         inner: (fit, score) positions.
         seed: the learner's.
-        task: for chance level and direction.
+        task: for floor and perfect score.
         context: of the training rows, if there is one.
         bound: a MAE already reached elsewhere: points that cannot beat it are given up, and if all are, the MAE
             returned is inf.

@@ -24,6 +24,7 @@ from njsl.predict.forecast import Forecast, Forecaster
 from njsl.predict.intervals import LEVELS
 from njsl.predict.nearest import HOW, Neighbours, Reach
 from njsl.predict.plan import ADDED, MULTIPLIED, OF_SIZE, Plan, read_plan, steps, varied
+from njsl.store.metrics import METRICS, hundredths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -163,17 +164,18 @@ def verdict(name: str, values: Sequence[float], forecaster: Forecaster, predicti
         text = f"{task} {100 * change:.1f} of {100 * width:.1f}"
         (small if change < width else large).append(text)
     where = f"{name} {values[0]:g} to {values[-1]:g}, {forecaster.full}"
+    said = hundredths(task.key.metric for task in forecaster.tasks)
     lines = []
     if name == "total_params":
         lines.append(f"{name}: at other sizes {', '.join(OF_SIZE)} are left unknown")
     if small:
         lines.append(
             f"{where}: the whole change is below the width of the {100 * LEVELS[0]:.0f} % interval, not "
-            f"distinguishable from none, in {len(small)} of {len(small) + len(large)} tasks [points]: "
+            f"distinguishable from none, in {len(small)} of {len(small) + len(large)} tasks [{said}]: "
             f"{', '.join(small)}"
         )
     if large:
-        lines.append(f"{where}: the change exceeds the width of the interval [points]: {', '.join(large)}")
+        lines.append(f"{where}: the change exceeds the width of the interval [{said}]: {', '.join(large)}")
     return lines
 
 
@@ -183,7 +185,7 @@ def curve_figure(
     """Prediction with both bands against the varied value, a panel per task; scale-only as a line beside it."""
     from matplotlib.figure import Figure
 
-    tasks = [task.key.task for task in forecaster.tasks]
+    tasks, metrics = zip(*((task.key.task, task.key.metric) for task in forecaster.tasks), strict=True)
     width = min(4, len(tasks))
     height = -(-len(tasks) // width)
     figure = Figure(figsize=(3.1 * width, 2.6 * height + 0.9), layout="constrained")
@@ -191,8 +193,7 @@ def curve_figure(
     for axes in panels[len(tasks) :]:
         axes.remove()
     low, high = Neighbours(forecaster.known.base).bounds(name)
-    better = {task.key.task for task in forecaster.tasks if task.higher_is_better}
-    for task, axes in zip(tasks, panels, strict=False):
+    for task, metric, axes in zip(tasks, metrics, panels, strict=False):
         found = predictions[task, forecaster.full]
         for level, (below, above) in reversed(list(enumerate(zip(found.low, found.high, strict=True)))):
             axes.fill_between(
@@ -207,18 +208,19 @@ def curve_figure(
         for bound in (low, high):
             if min(values) < bound < max(values):
                 axes.axvline(bound, color="black", lw=0.7, ls=":")
-        brier = "" if task in better else " (Brier, lower is better)"
-        axes.set_title(f"{task}{brier}, n = {found.n}", fontsize=8)
+        axes.set_title(f"{task}{METRICS[metric].remark}, n = {found.n}", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.set_xlabel(name, fontsize=8)
         if name in MULTIPLIED:
             axes.set_xscale("log")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     label = f"{name}; dotted: ends of the known models' range" if _crosses(values, low, high) else name
-    figure.supylabel("score [points]", fontsize=9)
+    article = "an" if forecaster.known.whole == "org" else "a"
+    figure.supylabel(f"score [{hundredths(metrics)}]", fontsize=9)
     figure.suptitle(
         f"{plan.name}: prediction against {label}\n"
-        f"{forecaster.recipe.name}, associations only; intervals: a model of an organisation never seen",
+        f"{forecaster.recipe.name}, associations only; "
+        f"intervals: a model of {article} {forecaster.known.group} never seen",
         fontsize=9,
     )
     return figure
@@ -266,7 +268,7 @@ def shown(value: Any) -> str:
 
 
 def interval(found: Forecast, level: int, place: int = 0) -> str:
-    """An interval in points."""
+    """An interval in hundredths of the score."""
     return f"{100 * found.low[level, place]:.1f} .. {100 * found.high[level, place]:.1f}"
 
 
@@ -286,8 +288,9 @@ def _print_plan(out: Told, cfg: DictConfig, plan: Plan, forecaster: Forecaster) 
 
 
 def _predictions_table(plan: Plan, forecaster: Forecaster, predictions: Predictions) -> Table:
+    unit = hundredths(task.key.metric for task in forecaster.tasks)
     table = Table(
-        title=f"{plan.name}: expected scores \\[points], {forecaster.recipe.name}",
+        title=f"{plan.name}: expected scores \\[{unit}], {forecaster.recipe.name}",
         title_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
@@ -304,7 +307,7 @@ def _predictions_table(plan: Plan, forecaster: Forecaster, predictions: Predicti
         if last and task.key.metric != last:
             table.add_section()
         last = task.key.metric
-        cells = [f"{task.key.task}{' (Brier, lower is better)' if not task.higher_is_better else ''}"]
+        cells = [f"{task.key.task}{task.metric.remark}"]
         cells.append(str(predictions[task.key.task, forecaster.sets[0]].n))
         for name in forecaster.sets:
             found = predictions[task.key.task, name]
@@ -317,8 +320,9 @@ def _print_reach(out: Told, plan: Plan, forecaster: Forecaster, reach: Reach) ->
     known = forecaster.known
     ids = list(reach.nearest.index[:NEAREST])
     if ids:
+        unit = hundredths(task.key.metric for task in forecaster.tasks)
         table = Table(
-            title="nearest known models and their scores \\[points]",
+            title=f"nearest known models and their scores \\[{unit}]",
             title_justify="left",
             header_style="bold",
             box=box.SIMPLE_HEAD,
@@ -338,7 +342,7 @@ def _print_reach(out: Told, plan: Plan, forecaster: Forecaster, reach: Reach) ->
         out.say(f"distance: {HOW}. On the {len(reach.known)} features here: {', '.join(reach.known)}.")
         out.say(
             f"the nearest is {reach.nearest.iloc[0]:.2f} away; known models are {usual.min():.2f} to {usual.max():.2f} "
-            f"(median {usual.median():.2f}) from their nearest of another organisation"
+            f"(median {usual.median():.2f}) from their nearest of another {known.group}"
         )
     for flag in reach.flags:
         out.say(f"outside the data: {flag}")

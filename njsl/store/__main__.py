@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         found.add_argument("--on-conflict", choices=RULES, help=ON_CONFLICT)
 
     file = "a database file"
-    source = "'paper', a database file or an export folder"
+    source = "'micro', 'paper', a database file or an export folder"
     found = verb("create", _create, "make a new database file, empty or from another database", "the new file")
     found.add_argument("--from", dest="origin", metavar="SOURCE", help=source)
 
@@ -360,18 +360,14 @@ def _report(arguments: argparse.Namespace, outcomes: list[tuple[str, Outcome]], 
 
 def _loaded(source: str | None) -> Any:
     """A connection in memory with all tables of this layout, from a source or empty."""
-    import duckdb
-
     from njsl.store.edit import Editor
-    from njsl.store.load import load, upgrade
+    from njsl.store.load import empty, load, upgrade
+    from njsl.store.store import MICRO
 
     if source is None:
-        connection = duckdb.connect(":memory:", config={"threads": "1"})
-        connection.execute(schema.ddl())
-        connection.execute(f"INSERT INTO schema_version VALUES ({schema.VERSION})")
-        return connection
+        return empty()
     if source != "paper":
-        path = Path(os.path.expanduser(source))
+        path = MICRO if source == "micro" else Path(os.path.expanduser(source))
         connection, version = load(path)
         upgrade(connection, version, path.resolve().name, datetime.date.today())
         return connection

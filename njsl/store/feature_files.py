@@ -7,8 +7,9 @@ import datetime
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from njsl.core.types import DataError
@@ -24,7 +25,7 @@ _WITHOUT_STD = ("entropy_mean",)  # a figure of the whole corpus
 _ACCEPTED = "what `tag.py mode=aggregate` writes is accepted: id and a column per feature"
 
 
-def read_features(path: Path) -> Records:
+def read_features(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Records:
     """The features of a table of ``tag.py mode=aggregate``, or of the paper's.
 
     ``features.csv`` has a row per name and does not say what a name stands for: a model, whose generations were tagged,
@@ -34,6 +35,7 @@ def read_features(path: Path) -> Records:
 
     Args:
         path: ``features.csv``, ``features_long.csv``, any table in the form of the first, or a folder with one.
+        names: a model's id by the corpus that is its writing.
 
     Returns:
         Rows of ``model_features`` in the table's order; empty cells and NaN are no rows. ``measured_on`` is the day
@@ -45,19 +47,19 @@ def read_features(path: Path) -> Records:
     if path.is_dir():
         path = path / WIDE
     try:
-        return _read(path)
+        return _read(path, names)
     except DataError as error:
         name = str(path) if str(path).isprintable() else ascii(str(path))
         raise DataError(f"{name}: {error}") from error
 
 
-def _read(path: Path) -> Records:
+def _read(path: Path, models: Mapping[str, str]) -> Records:
     table = _table(path)
     header = table[0]
     tall = tuple(header[: len(_LONG_COLUMNS)]) == _LONG_COLUMNS
     beside = path.with_name(LONG)
     told = table if tall else _table(beside) if path.name == WIDE and beside.is_file() else None
-    corpora = set() if told is None else _corpora(told)
+    corpora = (set() if told is None else _corpora(told)) - models.keys()
     source, day = source_name(path), _day(path.with_name(RECORD))
     rows: list[dict[str, Any]] = []
     names: dict[str, str] = {}
@@ -66,7 +68,7 @@ def _read(path: Path) -> Records:
     for name, feature, value in _long_cells(table) if tall else _wide_cells(table):
         if name in corpora:
             continue
-        identity = names.get(name) or names.setdefault(name, model_id(name, "id"))
+        identity = names.get(name) or names.setdefault(name, model_id(models.get(name, name), "id"))
         if (identity, feature) in seen:
             raise DataError(f"{label(identity)} {label(feature)}: stands twice; once is accepted")
         seen.add((identity, feature))

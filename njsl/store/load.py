@@ -43,6 +43,16 @@ def load(path: Path) -> tuple[duckdb.DuckDBPyConnection, int]:
     return connection, version
 
 
+def empty() -> duckdb.DuckDBPyConnection:
+    """A DuckDB in memory with the tables of this layout, without rows."""
+    import duckdb
+
+    connection = duckdb.connect(":memory:", config={"threads": "1"})
+    connection.execute(schema.ddl())
+    connection.execute(f"INSERT INTO schema_version VALUES ({schema.VERSION})")
+    return connection
+
+
 def upgrade(connection: duckdb.DuckDBPyConnection, version: int, source: str, stated_on: datetime.date) -> None:
     """Bring a loaded database to this code's version, in memory.
 

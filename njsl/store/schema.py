@@ -18,6 +18,7 @@ from importlib.resources import files
 from typing import Any
 
 from njsl.core.types import DataError
+from njsl.store.metrics import METRICS
 
 VERSION = 2
 UNRECORDED = "unrecorded"  # a key cannot be missing: task_version and prompt where the source is silent
@@ -26,15 +27,7 @@ ID_PATTERN = "/?[A-Za-z0-9_.+-]+(/[A-Za-z0-9_.+-]+)*"
 SETTING_PATTERN = "[0-9]{1,4}-shot"
 SHARES = ("web", "code", "books", "reference", "academic")
 SHARE_TOLERANCE = 1.0  # [percent]
-# Fractions; the Brier score summed over classes ends at 2; a perplexity starts at 1.
-METRIC_RANGES = {
-    "accuracy": (0.0, 1.0),
-    "acc_norm": (0.0, 1.0),
-    "mc1": (0.0, 1.0),
-    "mc2": (0.0, 1.0),
-    "brier_score": (0.0, 2.0),
-    "perplexity": (1.0, math.inf),
-}
+METRIC_RANGES = {name: (metric.low, metric.high) for name, metric in METRICS.items()}
 _INTEGERS = {"INTEGER": 2**31 - 1, "BIGINT": 2**63 - 1}
 _SHARE_PREFIX = {"dataset_info": "pretraining_summary_percentage_", "datasets": "percentage_"}
 _TEXT_LENGTH = 2000

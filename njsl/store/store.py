@@ -8,6 +8,7 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from njsl.core.config import StoreConfig
+
+MICRO = Path(str(files("njsl.store").joinpath("data/micro")))  # the population that ships with njsl: its export folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +75,13 @@ class AnalysisStore:
 
     @classmethod
     def open(cls, source: str) -> Self:
-        """Open ``paper`` (the published database, wherever it is found) or a folder or file.
+        """Open ``micro`` (what ships with njsl), ``paper`` (the published database, wherever it is found), or a path.
 
         Raises:
             StoreError: see ``from_existing`` and ``njsl.store.paper.locate``.
         """
         if source != "paper":
-            return cls.from_existing(source)
+            return cls.from_existing(MICRO if source == "micro" else source)
         from njsl.store.paper import locate
 
         paper = locate(None)
@@ -268,6 +271,8 @@ def open_store(config: StoreConfig) -> tuple[AnalysisStore, str]:
             paper.export, paper.freegen, paper.selected, published=True, versions=versions
         )
         return store, f"{paper.export} ({paper.way})"
+    if config.name == "micro" and config.path is None:
+        return AnalysisStore.from_existing(MICRO, versions=versions), "micro (ships with njsl)"
     if config.path is None:
         raise ConfigError("store.path: a value is required with store=folder: an export folder or a DuckDB file")
     return AnalysisStore.from_existing(config.path, versions=versions), f"{config.path} (store.path, unchecked)"

@@ -3,8 +3,8 @@
 A label is the mean score over the benchmarks a row names (``*`` at the end stands for any ending; the 57 subjects of
 MMLU stand by name, source arXiv 2009.03300, appendix B, so that other tasks of the same prefix never join them).
 ``chance`` is the score of guessing: 1/K for K choices under accuracy, 1 - 1/K under the Brier score summed over K
-classes. TruthfulQA's questions have 2 to 13 choices, and its second score is a probability mass: 0.25 is a floor below
-every label there.
+classes, 8 in bits per byte. TruthfulQA's questions have 2 to 13 choices, and its second score is a probability mass:
+0.25 is a floor below every label there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from importlib.resources import files
 from typing import Any
 
 from njsl.core.types import ConfigError, ScoreKey
+from njsl.store.metrics import METRICS, Metric
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Task:
     Attributes:
         key: task, setting and metric.
         benchmarks: names or prefixes ending in ``*``; the label is the mean over those a model has.
-        chance: score of guessing, a fraction.
+        chance: score of guessing, in the metric's unit.
         sets: names of the sets it belongs to.
     """
 
@@ -36,9 +37,24 @@ class Task:
     sets: tuple[str, ...]
 
     @property
+    def metric(self) -> Metric:
+        """What its scores mean."""
+        return METRICS[self.key.metric]
+
+    @property
     def higher_is_better(self) -> bool:
-        """False for Brier scores."""
-        return self.key.metric != "brier_score"
+        """Which way is better."""
+        return self.metric.higher_is_better
+
+    @property
+    def floor(self) -> float:
+        """Score of a model without any skill."""
+        return self.metric.without_skill * self.chance
+
+    @property
+    def perfect(self) -> float:
+        """Score of a model without any error."""
+        return self.metric.perfect
 
 
 def task_table() -> dict[str, Task]:

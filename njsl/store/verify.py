@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from njsl.store.overlay import MISSING, RAW_ALIASES, Overlay, renamed
-from njsl.store.schema import SHARE_TOLERANCE
+from njsl.store.schema import METRIC_RANGES, SHARE_TOLERANCE
 from njsl.store.tasks import task_table
 from njsl.store.versions import CELL, VARIANT, Versions
 from njsl.store.views import NUMERIC, known_groups, labels, models, owner
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from njsl.store.store import AnalysisStore
 
 SHARES = ("web_pct", "code_pct", "books_pct", "reference_pct", "academic_pct")
-# Accuracies lie in 0..1; a Brier score summed over classes in 0..2; a perplexity is at least 1.
-RANGES = {"accuracy": (0.0, 1.0), "acc_norm": (0.0, 1.0), "brier_score": (0.0, 2.0), "perplexity": (1.0, 1e6)}
+RANGES = METRIC_RANGES | {"perplexity": (1.0, 1e6)}  # more than any vocabulary has words
 
 
 ERRORS = ("range", "parent")  # what is wrong wherever it stands; the rest is odd, and for a person to judge

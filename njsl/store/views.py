@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,7 @@ CATEGORICAL = (
     "layer_norm_type",
     "positional_embeddings",
 )
+FLAGS = ("weight_tying",)  # 0 or 1, NaN = missing; in none of the paper's feature sets
 MIN_MODELS = 30
 NO_OWNER = "(none)"
 
@@ -54,9 +55,9 @@ class TaskFrame:
         task: the row of the task table.
         features: [models, features]: floats in the export's units (NaN = missing) and ``category`` columns, whose
             categories are the sorted labels of the whole view.
-        y: label [models], a fraction.
+        y: label [models], in the unit of the task's metric, mostly a fraction.
         org, family: group names [models].
-        stderr: standard error of the label [models], a fraction, NaN = unknown (see ``stderrs``); None: not read.
+        stderr: standard error of the label [models], in its unit, NaN = unknown (see ``stderrs``); None: not read.
     """
 
     task: Task
@@ -115,6 +116,8 @@ def models(store: AnalysisStore, view: str, *, freegen: bool) -> pd.DataFrame:
     frame, joined = numbers[eligible].copy(), joined[eligible]
     for name in CATEGORICAL:
         frame[name] = pd.Categorical(joined[name], categories=sorted(joined[name].dropna().unique()))
+    for name in FLAGS:
+        frame[name] = joined[name].astype("boolean").astype("Float64").to_numpy("float64", na_value=np.nan)
     if freegen:
         features = store.freegen_features()
         frame = frame.join(features.where(np.isfinite(features)), how="left")
@@ -245,6 +248,15 @@ def task_frames(store: AnalysisStore, view: str, tasks: list[Task], *, freegen: 
             )
         )
     return frames
+
+
+def widest_group(table: pd.DataFrame) -> Literal["org", "family"]:
+    """What models are independent by: organisations, or families where all models are of one organisation.
+
+    Args:
+        table: with the columns ``org`` and ``family``.
+    """
+    return "org" if table["org"].nunique() > 1 else "family"
 
 
 def known_groups() -> dict[str, tuple[str, str]]:

@@ -19,7 +19,7 @@ from njsl.core.types import ConfigError
 FOLDER, MANIFEST = "generations", "generations.json"
 # A shard is of whole batches, about so many texts: what a kill costs at most.
 _SHARD = 100
-_EXPORT = "hf"  # the folder in which train.py leaves every model
+EXPORT = "hf"  # the folder in which train.py leaves every model
 
 
 class Generator(Protocol):
@@ -99,9 +99,9 @@ def generate(cfg: DictConfig, run: Run, progress: Progress) -> dict[str, list[Pa
 def model_name(node: DictConfig) -> str:
     """What a generator's model is called: the last part of its name or folder; of an export of train.py its run's."""
     path = Path(str(node.get("checkpoint") or node.get("model") or "generations")).expanduser()
-    if path.name in (_EXPORT, "", "..") and path.exists():
+    if path.name in (EXPORT, "", "..") and path.exists():
         path = path.resolve()
-        path = path.parent if path.name == _EXPORT else path
+        path = path.parent if path.name == EXPORT else path
     return re.sub(r"[^\w.-]", "_", path.name) or "generations"
 
 

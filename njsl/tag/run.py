@@ -28,7 +28,7 @@ from njsl.core.types import ConfigError, Document
 from njsl.core.workers import ONE_THREAD, Workers
 from njsl.corpora import texts
 from njsl.corpora.readers import Broken, Fields
-from njsl.tag import aggregate, report
+from njsl.tag import aggregate, record, report
 from njsl.tag.base import Figure, Filter, Measure, Tagger
 from njsl.tag.sample import reservoir
 from njsl.tag.shards import WORK, Counts, Job, Stage, batches, cut, documents, filtered, prime, tag_shard
@@ -53,6 +53,8 @@ def run(cfg: DictConfig, run: Run) -> None:
     """
     os.environ |= ONE_THREAD
     console = Console()
+    if cfg.store.write is not None:
+        record.names(cfg)  # what could not be written is said before hours of work
     if cfg.mode == "tag":
         _tag(cfg, run, console)
     elif cfg.mode == "generate":
@@ -62,6 +64,8 @@ def run(cfg: DictConfig, run: Run) -> None:
     else:
         # These stand apart from the pass over documents, and need what it does not.
         getattr(importlib.import_module(f"njsl.tag.{cfg.mode}"), f"{cfg.mode}_mode")(cfg, run)
+    if cfg.store.write is not None:
+        record.write(cfg, run, console)
 
 
 def _tag(cfg: DictConfig, run: Run, console: Console) -> None:
@@ -93,7 +97,7 @@ def _aggregate(cfg: DictConfig, run: Run, console: Console) -> None:
     runs = list(cfg.aggregate.runs)
     long = aggregate.collect(runs, dict(cfg.aggregate.ids))
     records = [Path(folder).expanduser() / aggregate.CORPORA for folder in runs]
-    run.claim(runs=_key({str(path): texts.file_sha256(path) for path in records}))
+    run.claim(free=["store"], runs=_key({str(path): texts.file_sha256(path) for path in records}))
     if not run.finished:
         aggregate.write(long, run.output)
     report.features(run.output, console)
@@ -312,7 +316,10 @@ def _free(cfg: DictConfig) -> list[str]:
     """What may differ when the run is resumed: how the parts work, and not what they compute."""
     nodes = {f"tagger.{name}": node for name, node in cfg.tagger.items()} | {"generator": cfg.generator}
     targets = {path: locate(node["_target_"], path) for path, node in nodes.items()}
-    return [f"{path}.{name}" for path, target in targets.items() for name in getattr(target, "operational", ())]
+    return [
+        "store",
+        *(f"{path}.{name}" for path, target in targets.items() for name in getattr(target, "operational", ())),
+    ]
 
 
 def _inputs(stage: Stage) -> str:

@@ -76,11 +76,11 @@ class Prepared:
         files = {name: folder / HELDOUT_TEXT for name, folder in self.corpora.items()}
         return {name: file for name, file in files.items() if file.is_file()}
 
-    def manifests(self) -> dict[str, str]:
-        """What names the training tokens of each corpus: it holds their hashes, of Megatron's the index' hash."""
+    def manifests(self, split: str = "train") -> dict[str, str]:
+        """What names the tokens of each corpus' split: it holds their hashes, of Megatron's the index' hash."""
         named = {}
         for name, folder in self.corpora.items():
-            manifest = folder / "train" / MANIFEST
+            manifest = folder / split / MANIFEST
             named[name] = (manifest if manifest.is_file() else folder / CORPUS).read_text(encoding="utf-8")
         return named
 
@@ -362,7 +362,7 @@ def _record(cfg: TrainConfig, tokenizer: MakesTokenizer, cache: Path) -> Path:
     corpora = plain(cfg.corpora, CorporaConfig)
     corpora["packages"] = None if cfg.corpora.packages is None else list(cfg.corpora.packages)
     corpora["sources"] = {
-        name: {**plain(source, SourceConfig), "files": list(source.files)}
+        name: {**plain(source, SourceConfig), "files": list(source.files), "domain": None}  # which names no other text
         for name, source in cfg.corpora.sources.items()
     }
     return cache / "prepared" / f"{content_key(corpora, sorted(cfg.data_mix.weights), tokenizer.identity())}.json"

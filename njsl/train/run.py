@@ -27,7 +27,7 @@ from njsl.core.run import Run, cache_folder
 from njsl.core.types import ConfigError
 from njsl.corpora.tokenizer import Tokenizer
 from njsl.models.llama import Llama
-from njsl.train import checkpoint, population, report
+from njsl.train import checkpoint, population, record, report
 from njsl.train.callbacks import Context
 from njsl.train.corpus import Corpus, open_corpus
 from njsl.train.datamodule import MicroBatches, TokenData
@@ -79,6 +79,8 @@ def run(cfg: DictConfig, run: Run) -> None:
             print(f"{point}: another process is at it")
         elif population.finished(run.output):
             print(f"{point}: finished, skipped")
+            if cfg.store.write is not None:  # which may have been asked for since
+                record.write(cfg, run, _prepared(cfg, Console(quiet=True)), Console())
         elif reason := population.over_budget(cfg, run.output.parent):
             print(f"{point}: over budget: {reason}")
         else:
@@ -90,6 +92,7 @@ def _run(cfg: DictConfig, run: Run, parts: Parts) -> None:
     with Processes(parts.hardware, parts.strategy) as processes:
         console = Console(quiet=processes.rank > 0)
         if processes.rank == 0:
+            record.check(cfg)
             prepared = _prepared(cfg, console)
             step = _claim(cfg, run, prepared, parts, console)
             processes.tell({"step": step, "tokenizer": str(prepared.tokenizer), "corpora": prepared.folders()})
@@ -104,6 +107,8 @@ def _run(cfg: DictConfig, run: Run, parts: Parts) -> None:
         _export(cfg, run, prepared, console)
     if "evaluate" in cfg.stages:
         _evaluate(cfg, run, prepared, parts, console)
+    if cfg.store.write is not None:
+        record.write(cfg, run, prepared, console)
 
 
 def _parts(cfg: DictConfig) -> Parts:
@@ -185,7 +190,11 @@ def _claim(cfg: DictConfig, run: Run, prepared: Prepared, parts: Parts, console:
             name: count * parts.schedule.sequence_tokens for name, count in order.taken(parts.schedule.samples).items()
         },
         epochs=order.epochs(parts.schedule.samples),
+        model_sha256=population.model_sha256(cfg),
+        model_id=record.model_id(cfg),
     )
+    if (step or 0) < parts.schedule.steps:
+        run.record(device=parts.hardware.name)
     return step
 
 
@@ -330,6 +339,7 @@ def _evaluate(cfg: DictConfig, run: Run, prepared: Prepared, parts: Parts, conso
         metrics = evaluate(
             folder, prepared.heldout_texts(), cfg.evaluate, run.output, torch.device(parts.hardware.kind), bar
         )
+    run.record(evaluated={"step": None if named else record.exported_step(run.output)})
     run.logger.summary(metrics)
     report.show(run.output, console)
 

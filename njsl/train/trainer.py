@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import Literal
 
 from njsl.core.types import ConfigError
@@ -69,6 +71,13 @@ class Hardware:
         return "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
     @property
+    def name(self) -> str:
+        """What the device is called."""
+        import torch
+
+        return torch.cuda.get_device_name() if self.kind == "cuda" else _processor()
+
+    @property
     def devices(self) -> int:
         """Processes per node."""
         import torch
@@ -88,3 +97,11 @@ class Hardware:
         import joblib
 
         return self._threads or max(1, joblib.cpu_count() // self.devices)
+
+
+def _processor() -> str:
+    """The processor's name, which Python itself does not know on Linux; else its architecture."""
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text(encoding="utf-8", errors="replace").splitlines() if listed.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -398,7 +398,7 @@ OVERRIDES = [
     ("+features.scale.column=[x]", r"^features\.scale\.column: unknown key \(did you mean 'columns'\?\)"),
     ("store.view=rwa", r"^store\.view: 'rwa' is not known .*accepted: raw, curated"),
     ("mode=fot", r"^mode: 'fot' is not known .*accepted: fit"),
-    ("~features.scale ~features.all ~features.selected", r"^features: at least one is required"),
+    ("store=paper ~features.scale ~features.all ~features.selected", r"^features: at least one is required"),
     ("seeds=[]", r"^seeds: at least one seed"),
     ("logger.mode=onlin", r"^logger\.mode: 'onlin' is not known .*accepted: online, offline, disabled"),
     ("+logger.api_key=x", r"^logger\.api_key: unknown key"),

@@ -33,7 +33,7 @@ def parts(store: AnalysisStore, columns: list[str]) -> tuple[pd.DataFrame, np.nd
 @pytest.mark.parametrize(
     ("model", "columns"),
     [
-        pytest.param(Kaplan(n_starts=1, chance=0.0, higher_is_better=True), SCALE, marks=pytest.mark.slow),
+        pytest.param(Kaplan(n_starts=1, floor=0.0, perfect=1.0), SCALE, marks=pytest.mark.slow),
         (SupportVector(C=1.0), MIXED),
         (SupportVector(C=1.0), SCALE),
     ],

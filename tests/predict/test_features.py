@@ -98,7 +98,7 @@ def test_single_columns_and_dropped_ones(table: FeatureTable) -> None:
     [
         (
             FeatureSet(groups=["architecture"]),
-            "features.mine.groups: 'architecture' is no group; accepted: scale, arch, data, freegen, selected",
+            "features.mine.groups: 'architecture' is no group; accepted: scale, arch, tied, data, freegen, selected",
         ),
         (FeatureSet(columns=["code_pc"]), "features.mine: 'code_pc' is no feature of this store; accepted: code_pct"),
         (

@@ -155,7 +155,7 @@ def test_effects_are_shrunken_towards_nothing() -> None:
 
 def test_effects_add_up_on_the_line() -> None:
     X, y, groups = models()
-    model = Hierarchical(link="logit", chance=0.25).fit(X, np.clip(y, 0.2, 0.98), context(X, y, groups))
+    model = Hierarchical(link="logit", floor=0.25).fit(X, np.clip(y, 0.2, 0.98), context(X, y, groups))
     stranger = X.set_axis([f"new {row}" for row in range(60)])
     own = [model.effects_["family"][f] + model.effects_["org"][o] for o, f in groups.to_numpy()]
     line = model.link_.to_line(model.predict(X)) - model.link_.to_line(model.predict(stranger))

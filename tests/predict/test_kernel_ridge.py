@@ -72,7 +72,7 @@ def test_link_is_around_the_regression() -> None:
     y = scores(X)
     share = (y + 0.05) / 1.1
     line = KernelRidge().fit(X, logit(share)).predict(new)
-    linked = KernelRidge(link="logit", chance=0.0).fit(X, y).predict(new)
+    linked = KernelRidge(link="logit", floor=0.0).fit(X, y).predict(new)
     np.testing.assert_allclose(linked, -0.05 + 1.1 * expit(line), atol=1e-9)
 
 

@@ -45,7 +45,7 @@ def make(name: str, **changes: Any) -> Predictor:
     """The predictor at the first point of its grid, with what a run fills in."""
     given = {key: value for key, value in recipe(name).items() if key != "_target_"}
     params = {key: value[0] if isinstance(value, list) else value for key, value in given.items()}
-    filled = {"random_state": 3, "chance": CHANCE, "higher_is_better": True}
+    filled = {"random_state": 3, "floor": CHANCE, "perfect": 1.0}
     if name == "tabpfn":
         params["weights"] = TABPFN_WEIGHTS
     if name == "stack":  # the shipped members, with forests of few trees: the contract is kept or broken by ten as well

@@ -53,7 +53,7 @@ def test_beyond_the_training_scale_the_plane_goes_on_and_the_block_still_counts(
 def test_under_a_logit_predictions_stay_between_its_ends(better: bool) -> None:
     X, y = models(6)
     scores = np.clip(y if better else 1.2 - y, 0, 1.4)
-    model = Residual(shrink=1.0, link="logit", chance=0.7 if not better else 0.0, higher_is_better=better)
+    model = Residual(shrink=1.0, link="logit", floor=1.4 if not better else 0.0, perfect=float(better))
     predicted = model.fit(X, scores).predict(models(7, low=10.0, high=40.0)[0])
     low, high = sorted((model.link_.zero, model.link_.one))
     assert ((predicted > low) & (predicted < high)).all()

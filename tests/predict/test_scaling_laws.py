@@ -60,7 +60,7 @@ def test_planted_parameters_are_found_within_their_errors(law: type[ScalingLaw])
     deviations = []
     for seed in SEEDS:
         X, y = planted(law, seed)
-        fit = law(chance=0.25).fit(X, y)
+        fit = law(floor=0.25).fit(X, y)
         assert list(fit.params_) == list(PLANTED[law]) == list(fit.stderr_)
         deviations.append([(fit.params_[key] - true) / fit.stderr_[key] for key, true in PLANTED[law].items()])
     sizes = np.abs(deviations)
@@ -72,7 +72,7 @@ def test_planted_parameters_are_found_within_their_errors(law: type[ScalingLaw])
 
 @laws
 def test_standard_errors_are_small_enough_to_mean_something(law: type[ScalingLaw]) -> None:
-    fit = law(chance=0.25).fit(*planted(law, 0))
+    fit = law(floor=0.25).fit(*planted(law, 0))
     for key, true in PLANTED[law].items():
         assert fit.stderr_[key] < 0.5 * true
 
@@ -89,19 +89,19 @@ def test_without_noise_the_law_is_found(law: type[ScalingLaw]) -> None:
 @laws
 def test_brier_score_falls_from_twice_guessing_to_nothing(law: type[ScalingLaw]) -> None:
     X, y = planted(law, 3, chance=0.75, brier=True)
-    fit = law(chance=0.75, higher_is_better=False).fit(X, y)
+    fit = law(floor=1.5, perfect=0.0).fit(X, y)
     for key, true in PLANTED[law].items():
         assert abs(fit.params_[key] - true) < 4 * fit.stderr_[key]
     ladder = pd.DataFrame({LN_PARAMS: np.log([1e3, 1e8, 1e9, 1e10]), LN_TOKENS: np.log([1e-3, 50, 500, 5000])})
     assert (np.diff(fit.predict(ladder)) < 0).all()
     assert fit.predict(ladder)[0] == pytest.approx(1.5, abs=1e-6)
-    with pytest.raises(DataError, match="chance"):
-        law(higher_is_better=False).fit(X, y)
+    with pytest.raises(DataError, match="floor=0, perfect=0; two different finite scores are accepted"):
+        law(perfect=0.0).fit(X, y)
 
 
 @laws
 def test_accuracy_rises_from_guessing(law: type[ScalingLaw]) -> None:
-    fit = law(chance=0.25).fit(*planted(law, 3))
+    fit = law(floor=0.25).fit(*planted(law, 3))
     ladder = pd.DataFrame({LN_PARAMS: np.log([1e3, 1e8, 1e9, 1e10]), LN_TOKENS: np.log([1e-3, 50, 500, 5000])})
     assert (np.diff(fit.predict(ladder)) > 0).all()
     assert fit.predict(ladder)[0] == pytest.approx(0.25, abs=1e-6)
@@ -114,7 +114,7 @@ def test_scores_beyond_the_links_range(law: type[ScalingLaw], brier: bool) -> No
     X, _ = planted(law, 0)
     random = np.random.default_rng(0)
     for y in (random.uniform(-0.2, 1.6, 92), np.zeros(92), np.ones(92), np.full(92, 0.25), X[LN_PARAMS] / 20):
-        fit = law(chance=0.25, higher_is_better=not brier).fit(X, np.asarray(y))
+        fit = law(**({"floor": 0.5, "perfect": 0.0} if brier else {"floor": 0.25})).fit(X, np.asarray(y))
         extremes = pd.DataFrame({LN_PARAMS: [0.0, 60.0, np.nan], LN_TOKENS: [-20.0, 40.0, np.nan]})
         assert np.isfinite(fit.predict(extremes)).all()
         assert np.isfinite(list(fit.params_.values())).all()
@@ -144,7 +144,7 @@ def test_what_the_scores_cannot_tell_has_an_infinite_error() -> None:
 @laws
 def test_fewer_models_than_parameters(law: type[ScalingLaw]) -> None:
     X, y = planted(law, 0)
-    fit = law(chance=0.25).fit(X[:3], y[:3])
+    fit = law(floor=0.25).fit(X[:3], y[:3])
     assert np.isfinite(fit.predict(X)).all()
     assert np.isinf(list(fit.stderr_.values())).all()
 

@@ -199,7 +199,7 @@ def test_members_get_the_seed_and_the_facts_of_the_task() -> None:
     forest = Stack(members={"a": member(FOREST)}, folds=2, random_state=7).fit(X, y, known)
     expected = MedianForest(n_estimators=4, random_state=7).fit(X[columns], y).predict(X[columns])
     np.testing.assert_array_equal(forest.predict(X), expected)
-    facts: dict[str, Any] = {"chance": 0.3, "higher_is_better": False}
+    facts: dict[str, Any] = {"floor": 0.6, "perfect": 0.0}
     ridge = Stack(members={"a": member({**RIDGE, "link": "logit"})}, folds=2, **facts).fit(X, y, known)
     expected = Ridge(link="logit", **facts).fit(X[columns], y).predict(X[columns])
     np.testing.assert_array_equal(ridge.predict(X), expected)
@@ -309,7 +309,7 @@ def test_members_without_a_column_are_refused_by_name() -> None:
 
 def test_a_group_that_does_not_exist_is_named() -> None:
     members = {**SIMPLE, "typo": member(MEDIAN, "scael")}
-    refused(ConfigError, r"'scael' is no group; accepted: scale, arch, data, freegen", members)
+    refused(ConfigError, r"'scael' is no group; accepted: scale, arch, tied, data, freegen", members)
 
 
 def test_one_org_cannot_be_held_out() -> None:

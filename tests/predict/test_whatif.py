@@ -396,7 +396,10 @@ def test_a_search_stays_within_the_data_and_repeats_itself(configured: Compose, 
     [
         (["design.flops=null"], "design.flops: None; a positive number"),
         (["design.flops=1e40"], "cannot be spent within"),
-        (["design.flops=1e21", "design.objective=helaswag"], "none of this run's tasks; accepted: accuracy, hellaswag"),
+        (
+            ["design.flops=1e21", "design.objective=helaswag"],
+            "none of this run's tasks; accepted: accuracy, brier_score, hellaswag",
+        ),
         (["design.flops=1e21", "design.objective=[xnli,xnli]"], "one or a list"),
         (["design.flops=1e21", "design.trials=0"], "design.trials: 0"),
     ],

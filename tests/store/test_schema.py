@@ -336,13 +336,13 @@ def test_shares(
         assert not refused or not partial
 
 
-METRICS = ["accuracy", "acc_norm", "mc1", "mc2", "brier_score", "perplexity", "bits_per_byte"]
+METRICS = ["accuracy", "acc_norm", "mc1", "mc2", "brier_score", "perplexity", "bits_per_byte", "top1", "mcc"]
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_scores_in_their_metrics_range(database: duckdb.DuckDBPyConnection, metric: str) -> None:
-    low = {"perplexity": 1.0, "bits_per_byte": -math.inf}.get(metric, 0.0)
-    high = {"brier_score": 2.0, "perplexity": math.inf, "bits_per_byte": math.inf}.get(metric, 1.0)
+    low = {"perplexity": 1.0, "mcc": -math.inf}.get(metric, 0.0)  # of the last nothing is known
+    high = {"brier_score": 2.0, "perplexity": math.inf, "bits_per_byte": math.inf, "mcc": math.inf}.get(metric, 1.0)
     for value in (None, -0.1, 0.0, 0.5, 0.999, 1.0, 1.0000001, 1.5, 2.0, 2.1, 63.0, 1e9):
         row = {**BASE["evaluation_results"], "metric": metric, "metric_value": value}
         refused = value is not None and not low <= value <= high

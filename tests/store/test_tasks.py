@@ -28,6 +28,12 @@ CHOICES = {"arc_challenge": 4, "hellaswag": 4, "mmlu_0-shot": 4, "mmlu_5-shot": 
 CHOICES |= {"anli": 3, "xnli": 3, "logiqa2": 4, "mathqa": 5}
 
 
+MICRO = [
+    *("code_bpb", "docs_bpb", "prose_bpb", "human_eval_bpb", "code_top1", "docs_top1", "prose_top1"),
+    *("code_last_word", "docs_last_word", "prose_last_word"),
+]
+
+
 def names(asked: object) -> list[str]:
     return [task.key.task for task in find_tasks(asked)]
 
@@ -38,7 +44,23 @@ def test_core_is_the_papers_thirteen() -> None:
 
 def test_direction_follows_the_metric() -> None:
     assert {name: task.higher_is_better for name, task in task_table().items()} == {
-        name: metric == "accuracy" for name, (_, metric) in CORE.items()
+        **{name: metric == "accuracy" for name, (_, metric) in CORE.items()},
+        **{name: not name.endswith("_bpb") for name in MICRO},
+    }
+
+
+def test_floor_and_perfect_score() -> None:
+    """Accuracy from guessing to 1; Brier from confident guessing among k, 2 (1 - 1/k), to 0; bits from 8 to 0."""
+    ends = {name: (task.floor, task.perfect) for name, task in task_table().items()}
+    assert ends["winogrande"] == (0.5, 1.0) and ends["code_top1"] == (0.0, 1.0)
+    assert ends["logiqa2"] == (1.5, 0.0) and ends["code_bpb"] == (8.0, 0.0)
+
+
+def test_own_models_are_measured_on_their_corpora() -> None:
+    assert [task.key.task for task in find_tasks("micro")] == MICRO
+    assert {(task.key.setting, *task.benchmarks) for task in find_tasks("micro")} == {
+        *(("0-shot", f"{kind}_{corpus}") for kind in ("heldout", "last_word") for corpus in ("code", "docs", "prose")),
+        ("0-shot", "human_eval_bpb"),
     }
 
 
@@ -64,7 +86,10 @@ def test_one_name_a_list_and_a_mix_of_both() -> None:
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        ("helaswag", ["'helaswag' is no task or set", "did you mean 'hellaswag'?", "accepted: core, arc_challenge"]),
+        (
+            "helaswag",
+            ["'helaswag' is no task or set", "did you mean 'hellaswag'?", "accepted: core, micro, arc_challenge"],
+        ),
         (["hellaswag", "mmlu"], ["'mmlu' is no task or set", "mmlu_5-shot"]),
         ("qqqq", ["'qqqq' is no task or set; accepted:"]),
         ([], ["a set's name, a task's name or a list"]),

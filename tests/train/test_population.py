@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from njsl.core import config
 from njsl.core.types import ConfigError
+from njsl.store import AnalysisStore
 from njsl.train import population
 from train.conftest import ROOT, SMALL, environment
 
@@ -170,11 +171,13 @@ SWEEP = [
     f"population.point=range(0,{POINTS})",
     "hydra.sweep.subdir=${point_folder:}",
     "+hydra.callbacks.status._target_=njsl.train.population.Status",
+    "store.id=sweep/${point_folder:}",
 ]
 
 
 def sweep(folder: Path, text: Path, cache: Path, *more: str) -> list[str]:
     where = [f"corpora.path={text}", f"paths.cache={cache}", f"hydra.sweep.dir={folder}"]
+    where += [f"store.write={folder}.duckdb"]
     return [sys.executable, str(ROOT / "train.py"), *SWEEP, *where, *more]
 
 
@@ -191,6 +194,17 @@ def results(folder: Path) -> dict[str, Any]:
     return {name: result["results"] for name, result in found.items()}
 
 
+def rows(folder: Path) -> dict[str, list[str]]:
+    """Every row of the sweep's store by table, but for the days on which it came about; the order apart."""
+    with AnalysisStore.from_existing(f"{folder}.duckdb") as store:
+        tables = {name: store.table(name) for name in store.tables}
+    days = ["evaluated_on", "stated_on", "measured_on"]
+    return {
+        name: sorted(row.to_json() for _, row in table.drop(columns=days, errors="ignore").iterrows())
+        for name, table in tables.items()
+    }
+
+
 @pytest.fixture(scope="module")
 def whole(text: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep") / "whole"
@@ -201,20 +215,36 @@ def whole(text: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_a_status_row_per_point(whole: Path) -> None:
-    rows = list(csv.DictReader((whole / population.STATUS).open()))
-    assert [row["point"] for row in rows] == ["0", "1", "2"]
-    assert {row["state"] for row in rows} == {"finished"}
+    points = list(csv.DictReader((whole / population.STATUS).open()))
+    assert [point["point"] for point in points] == ["0", "1", "2"]
+    assert {point["state"] for point in points} == {"finished"}
     assert len(results(whole)) == POINTS
-    assert rows[1]["mix"] == rows[2]["mix"] and rows[1]["seed"] != rows[2]["seed"]
-    assert results(whole)[rows[1]["folder"]] != results(whole)[rows[2]["folder"]]
+    assert points[1]["mix"] == points[2]["mix"] and points[1]["seed"] != points[2]["seed"]
+    assert results(whole)[points[1]["folder"]] != results(whole)[points[2]["folder"]]
+
+
+def test_the_store_has_every_point(whole: Path) -> None:
+    points = list(csv.DictReader((whole / population.STATUS).open()))
+    with AnalysisStore.from_existing(f"{whole}.duckdb") as store:
+        models, scores = store.models().set_index("id"), store.scores()
+    assert sorted(models.index) == sorted(f"sweep/{point['folder']}" for point in points)
+    # Two seeds of one point are one family; another point is another.
+    assert models.loc[f"sweep/{points[1]['folder']}", "family"] == models.loc[f"sweep/{points[2]['folder']}", "family"]
+    assert models["family"].nunique() == 2
+    for folder, measured in results(whole).items():
+        mine = scores[(scores["id"] == f"sweep/{folder}") & (scores["benchmark"] == "heldout_code")]
+        stored = dict(zip(mine["metric"], mine["metric_value"], strict=True))
+        assert stored["bits_per_byte"] == measured["heldout_code"]["bits_per_byte,none"]
 
 
 def test_finished_points_are_skipped(whole: Path, text: Path, cache: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in sorted(whole.glob("[0-9]*/*"))}
+    stored = rows(whole)
     done = finish(whole, text, cache)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished, skipped") == POINTS
     assert {path: path.stat().st_mtime_ns for path in sorted(whole.glob("[0-9]*/*"))} == before
+    assert rows(whole) == stored
 
 
 def test_a_budget_in_tokens_ends_the_sweep(text: Path, cache: Path, tmp_path: Path) -> None:
@@ -241,7 +271,7 @@ def test_a_failure_is_listed_and_the_others_run(text: Path, cache: Path, tmp_pat
 
 @pytest.mark.slow
 def test_killed_and_shared_by_two_it_ends_the_same(whole: Path, text: Path, cache: Path, tmp_path: Path) -> None:
-    """kill -9 at some moments, then two processes side by side: the same results, to the last bit."""
+    """kill -9 at some moments, then two processes side by side: the same results and store, to the last bit."""
     folder = tmp_path / "sweep"
     for wait in np.random.default_rng(0).uniform(6, 14, 3):
         process = subprocess.Popen(
@@ -263,3 +293,4 @@ def test_killed_and_shared_by_two_it_ends_the_same(whole: Path, text: Path, cach
     if len(results(folder)) < POINTS:  # one left its last point to the other, which ended before
         assert finish(folder, text, cache).returncode == 0
     assert results(folder) == results(whole)
+    assert rows(folder) == rows(whole)

@@ -37,8 +37,7 @@ class Hierarchical(Predictor):
     Args:
         groups: whether there are intercepts of family and org.
         link: see ``link.Link``; effects add up on its line.
-        chance: score of guessing, see ``link.ends``.
-        higher_is_better: False for the Brier score.
+        floor, perfect: see ``link.check_ends``.
 
     Attributes:
         variances_: of ``features``, ``family``, ``org`` (those there are) and ``noise``, on the line; that of
@@ -51,13 +50,13 @@ class Hierarchical(Predictor):
         *,
         groups: bool = True,
         link: Kind = "identity",
-        chance: float | None = None,
-        higher_is_better: bool = True,
+        floor: float = 0.0,
+        perfect: float = 1.0,
     ) -> None:
         self.groups = groups
         self.link = link
-        self.chance = chance
-        self.higher_is_better = higher_is_better
+        self.floor = floor
+        self.perfect = perfect
 
     def pack(self, X: pd.DataFrame, y: np.ndarray | None = None, context: Context | None = None) -> Any:
         """The rows, and given scores these, all models' groups if they are known, and the prepared columns."""
@@ -70,7 +69,7 @@ class Hierarchical(Predictor):
         """Estimate the variances, then slopes and intercepts."""
         X, y, groups, self.preprocessing_, columns = packed
         self.groups_ = groups if self.groups else None
-        self.link_ = Link.fit(self.link, y, chance=self.chance, higher_is_better=self.higher_is_better)
+        self.link_ = Link.fit(self.link, y, floor=self.floor, perfect=self.perfect)
         z = self.link_.to_line(y)
         plane, rest = self._parted(columns)
         parts = {"features": rest} if rest.size else {}

@@ -25,8 +25,7 @@ class KernelRidge(Predictor):
         gamma: see above, > 0.
         alpha: weight of the penalty against the sum of squared errors, > 0; beside a kernel of at most 1.
         link: see ``link.Link``; the regression is on its line.
-        chance: score of guessing, see ``link.ends``.
-        higher_is_better: False for the Brier score.
+        floor, perfect: see ``link.check_ends``.
     """
 
     path = "alpha"
@@ -38,15 +37,15 @@ class KernelRidge(Predictor):
         gamma: float = 1.0,
         alpha: float = 0.1,
         link: Kind = "identity",
-        chance: float | None = None,
-        higher_is_better: bool = True,
+        floor: float = 0.0,
+        perfect: float = 1.0,
     ) -> None:
         self.scale_weight = scale_weight
         self.gamma = gamma
         self.alpha = alpha
         self.link = link
-        self.chance = chance
-        self.higher_is_better = higher_is_better
+        self.floor = floor
+        self.perfect = perfect
 
     def pack(self, X: pd.DataFrame, y: np.ndarray | None = None, context: Context | None = None) -> Any:
         """The rows, and given scores these, the preparation of columns and the prepared columns."""
@@ -63,7 +62,7 @@ class KernelRidge(Predictor):
         weight = self.scale_weight if 0 < scale.sum() < len(scale) else 1.0
         self.weights_ = np.where(scale, weight / max(scale.sum(), 1), 1 / max((~scale).sum(), 1))
         self.columns_ = columns * self.weights_
-        self.link_ = Link.fit(self.link, y, chance=self.chance, higher_is_better=self.higher_is_better)
+        self.link_ = Link.fit(self.link, y, floor=self.floor, perfect=self.perfect)
         z = self.link_.to_line(y)
         self.mean_ = float(z.mean())
         self.values_, self.directions_ = np.linalg.eigh(

@@ -25,8 +25,7 @@ class Residual(Predictor):
         min_samples_leaf: fewest training models in a leaf.
         n_estimators: number of trees.
         link: see ``link.Link``; plane and residuals are on its line.
-        chance: score of guessing, see ``link.ends``.
-        higher_is_better: False for the Brier score.
+        floor, perfect: see ``link.check_ends``.
         random_state: seed of the features and thresholds tried.
     """
 
@@ -40,16 +39,16 @@ class Residual(Predictor):
         min_samples_leaf: int = 3,
         n_estimators: int = 50,
         link: Kind = "identity",
-        chance: float | None = None,
-        higher_is_better: bool = True,
+        floor: float = 0.0,
+        perfect: float = 1.0,
         random_state: int = 0,
     ) -> None:
         self.shrink = shrink
         self.min_samples_leaf = min_samples_leaf
         self.n_estimators = n_estimators
         self.link = link
-        self.chance = chance
-        self.higher_is_better = higher_is_better
+        self.floor = floor
+        self.perfect = perfect
         self.random_state = random_state
 
     def pack(self, X: pd.DataFrame, y: np.ndarray | None = None, context: Context | None = None) -> Any:
@@ -63,7 +62,7 @@ class Residual(Predictor):
     def fit_packed(self, packed: Any) -> Self:
         """Fit the plane, then grow trees on its residuals."""
         X, y, self.preprocessing_, columns = packed
-        self.link_ = Link.fit(self.link, y, chance=self.chance, higher_is_better=self.higher_is_better)
+        self.link_ = Link.fit(self.link, y, floor=self.floor, perfect=self.perfect)
         z = self.link_.to_line(y)
         self.imputer_ = MedianImputer().fit(self.needed(X))
         scale = self.imputer_.transform(self.needed(X))

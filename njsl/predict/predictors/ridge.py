@@ -18,8 +18,7 @@ class Ridge(Predictor):
     Args:
         alpha: weight of the penalty against the sum of squared errors, > 0.
         link: see ``link.Link``; the regression is on its line.
-        chance: score of guessing, see ``link.ends``.
-        higher_is_better: False for the Brier score.
+        floor, perfect: see ``link.check_ends``.
     """
 
     def __init__(
@@ -27,18 +26,18 @@ class Ridge(Predictor):
         *,
         alpha: float = 1.0,
         link: Kind = "identity",
-        chance: float | None = None,
-        higher_is_better: bool = True,
+        floor: float = 0.0,
+        perfect: float = 1.0,
     ) -> None:
         self.alpha = alpha
         self.link = link
-        self.chance = chance
-        self.higher_is_better = higher_is_better
+        self.floor = floor
+        self.perfect = perfect
 
     def fit_packed(self, packed: Any) -> Self:
         """Fit the coefficients."""
         X, y = packed
-        self.link_ = Link.fit(self.link, y, chance=self.chance, higher_is_better=self.higher_is_better)
+        self.link_ = Link.fit(self.link, y, floor=self.floor, perfect=self.perfect)
         self.preprocessing_ = Preparation(scale=True)
         columns = self.preprocessing_.fit_transform(X)
         self.means_ = columns.mean(axis=0)

@@ -47,8 +47,7 @@ class Stack(Predictor):
             groups come to scale).
         folds: folds within the training models.
         temperature: a member whose error is larger than the best one's by this share has 1/e of its weight; > 0.
-        chance: for members; see ``ScalingLaw``.
-        higher_is_better: for members.
+        floor, perfect: for members; see ``link.check_ends``.
         random_state: seed of folds and members.
 
     Attributes:
@@ -64,15 +63,15 @@ class Stack(Predictor):
         members: dict[str, Member],
         folds: int = 5,
         temperature: float = 0.5,
-        chance: float | None = None,
-        higher_is_better: bool = True,
+        floor: float = 0.0,
+        perfect: float = 1.0,
         random_state: int = 0,
     ) -> None:
         self.members = members
         self.folds = folds
         self.temperature = temperature
-        self.chance = chance
-        self.higher_is_better = higher_is_better
+        self.floor = floor
+        self.perfect = perfect
         self.random_state = random_state
 
     def pack(self, X: pd.DataFrame, y: np.ndarray | None = None, context: Context | None = None) -> Any:

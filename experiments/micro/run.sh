@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Design features against scale-only on the population that ships with njsl; the run goes on if it was stopped.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+out=outputs/micro
+python predict.py store=micro 'seeds=[0,1,2,3,4]' hydra.run.dir=$out "$@"
+python experiments/micro/run.py $out

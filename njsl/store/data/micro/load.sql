@@ -1,0 +1,12 @@
+COPY models FROM 'models.csv' (FORMAT 'csv', header true, delimiter ',', quote '"', escape '"', nullstr '');
+COPY model_annotations FROM 'model_annotations.csv' (FORMAT 'csv', header true, delimiter ',', quote '"', escape '"', nullstr '');
+COPY dataset_info FROM 'dataset_info.csv' (FORMAT 'csv', header true, delimiter ',', quote '"', escape '"', nullstr '');
+COPY datasets FROM 'datasets.csv' (FORMAT 'csv', header true, delimiter ',', quote '"', escape '"', nullstr '');
+COPY training_stages FROM 'training_stages.csv' (FORMAT 'csv', header true, delimiter ',', quote '"', escape '"', nullstr '');
+COPY stage_datasets FROM 'stage_datasets.csv' (FORMAT 'csv', header true, delimiter ',', quote '"', escape '"', nullstr '');
+COPY evaluation_results FROM 'evaluation_results.csv' (FORMAT 'csv', header true, delimiter ',', quote '"', escape '"', nullstr '');
+COPY model_features FROM 'model_features.csv' (FORMAT 'csv', header true, delimiter ',', quote '"', escape '"', nullstr '');
+COPY aliases FROM 'aliases.csv' (FORMAT 'csv', header true, delimiter ',', quote '"', escape '"', nullstr '');
+COPY provenance FROM 'provenance.csv' (FORMAT 'csv', header true, delimiter ',', quote '"', escape '"', nullstr '');
+COPY history FROM 'history.csv' (FORMAT 'csv', header true, delimiter ',', quote '"', escape '"', nullstr '');
+COPY schema_version FROM 'schema_version.csv' (FORMAT 'csv', header true, delimiter ',', quote '"', escape '"', nullstr '');
