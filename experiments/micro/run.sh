@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=outputs/micro
-python predict.py store=micro 'seeds=[0,1,2,3,4]' hydra.run.dir=$out "$@"
+python predict.py store=micro hydra.run.dir=$out "$@"
 python experiments/micro/run.py $out
