@@ -223,10 +223,10 @@ def test_the_shipped_population() -> None:
         assert len(frame.y) >= 64 and set(frame.org) == {"micro"}
     features = frames[0].features
     own = facts["total_params"] - facts["embedding_params"]
-    shapes = facts.assign(own=own).groupby(["dimension", "num_layers"])["own"].median()
-    tokens = features["total_tokens_billions"].map(lambda value: float(f"{value:.1e}"))
-    for values, least in ((shapes, 3), (tokens, 4)):
-        assert values.nunique() >= least and values.max() >= 9 * values.min()
+    assert len(facts[["dimension", "num_layers"]].drop_duplicates()) >= 3 and own.max() >= 10 * own.min()
+    tokens = features["total_tokens_billions"]
+    assert tokens.map(lambda value: float(f"{value:.1e}")).nunique() >= 4
+    assert tokens.max() >= 9.9 * tokens.min()  # whole batches: the last one is cut short
     assert (features["code_pct"].min(), features["code_pct"].max()) == (0, 100)
     mixes = shares.pivot_table(index="id", columns="dataset", values="share_pct").fillna(0).round().drop_duplicates()
     assert len(mixes) >= 8
