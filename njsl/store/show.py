@@ -12,7 +12,7 @@ from njsl.core.types import DataError
 from njsl.store.overlay import Overlay
 from njsl.store.tasks import find_tasks
 from njsl.store.versions import Versions
-from njsl.store.views import facts, labels
+from njsl.store.views import facts, labels, measured_tasks
 
 if TYPE_CHECKING:
     from njsl.store.store import AnalysisStore
@@ -44,7 +44,7 @@ def profile(store: AnalysisStore, identity: str, view: str) -> dict[str, Any]:
     row = known.loc[identity].dropna() if identity in known.index else pd.Series(dtype=object)
     told = {str(name): _plain(value) for name, value in row.items()}
     rows = scores[scores["id"] == identity].drop(columns="id")
-    mean = {task: float(value) for task, of_ids in _labels(store, view, "core", identity).items() for value in of_ids}
+    mean = {task: float(value) for task, of_ids in _labels(store, view, None, identity).items() for value in of_ids}
     found: dict[str, Any] = {"id": identity, "facts": told, "labels": mean, "scores": _records(rows)}
     if store.version > 1:
         origins = store.table("provenance")
@@ -59,8 +59,13 @@ def profile(store: AnalysisStore, identity: str, view: str) -> dict[str, Any]:
     return found
 
 
-def coverage(store: AnalysisStore, view: str, tasks: str | list[str] = "core") -> pd.DataFrame:
+def coverage(store: AnalysisStore, view: str, tasks: str | list[str] | None = None) -> pd.DataFrame:
     """Labels [models, tasks] of all models, tuned ones too, NaN where one is missing; each score in its newest version.
+
+    Args:
+        store: an open store.
+        view: ``raw`` or ``curated``.
+        tasks: a set's name, a task's name or a list of them; None: the sets that the store has scores of.
 
     Raises:
         ConfigError: a task that does not exist.
@@ -71,13 +76,14 @@ def coverage(store: AnalysisStore, view: str, tasks: str | list[str] = "core") -
 
 
 def _labels(
-    store: AnalysisStore, view: str, tasks: str | list[str], identity: str | None = None
+    store: AnalysisStore, view: str, tasks: str | list[str] | None, identity: str | None = None
 ) -> dict[str, pd.Series]:
     """Labels by task and id, of all models or of one."""
     overlay = Overlay.load(view)
     rows = overlay.scores(store.label_rows(), strict=store.published, choose=Versions("newest").choose)
     rows = rows if identity is None else rows[rows["id"] == identity]
-    return {task.key.task: labels(rows, overlay, task) for task in find_tasks(tasks)}
+    chosen = measured_tasks(rows, overlay) if tasks is None else find_tasks(tasks)
+    return {task.key.task: labels(rows, overlay, task) for task in chosen}
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -10,9 +10,8 @@ import pandas as pd
 
 from njsl.store.overlay import MISSING, RAW_ALIASES, Overlay, renamed
 from njsl.store.schema import METRIC_RANGES, SHARE_TOLERANCE
-from njsl.store.tasks import task_table
 from njsl.store.versions import CELL, VARIANT, Versions
-from njsl.store.views import NUMERIC, known_groups, labels, models, owner
+from njsl.store.views import NUMERIC, known_groups, labels, measured_tasks, models, owner
 
 if TYPE_CHECKING:
     from njsl.store.store import AnalysisStore
@@ -152,7 +151,7 @@ def _missing(store: AnalysisStore) -> Iterator[Finding]:
         strict=False,
         choose=Versions("newest").choose,
     )
-    for task in task_table().values():
+    for task in measured_tasks(scores, overlay):
         for name in base.index.difference(labels(scores, overlay, task).index):
             where = f"{task.key.task} {task.key.setting} {task.key.metric}"
             yield Finding("missing_eval", "evaluation_results", str(name), where, "", "no label for this task")

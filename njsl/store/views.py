@@ -12,11 +12,11 @@ import pandas as pd
 
 from njsl.core.types import DataError
 from njsl.store.overlay import MISSING, Overlay
+from njsl.store.tasks import Task, task_table
 from njsl.store.versions import KEY
 
 if TYPE_CHECKING:
     from njsl.store.store import AnalysisStore
-    from njsl.store.tasks import Task
 
 # Names in frames <- columns of the export, in the order that decides ties between equal splits
 # (specs of the paper's protocol: arXiv 2503.03862 and its public code).
@@ -150,6 +150,18 @@ def labels(scores: pd.DataFrame, overlay: Overlay, task: Task) -> pd.Series:
         exact = [name for name in overlay.definition(task) if not name.endswith("*")]
         mean = mean[grouped.count() == len(set(exact) | set(rows["benchmark"]))]
     return mean.dropna()
+
+
+def measured_tasks(scores: pd.DataFrame, overlay: Overlay) -> list[Task]:
+    """The tasks of all sets that these scores measure something of; those of ``core`` where they measure nothing.
+
+    Args:
+        scores: what ``Overlay.scores`` returns.
+        overlay: the view's.
+    """
+    table = task_table().values()
+    measured = {name for task in table if len(labels(scores, overlay, task)) for name in task.sets} or {"core"}
+    return [task for task in table if measured & set(task.sets)]
 
 
 def stderrs(scores: pd.DataFrame, overlay: Overlay, task: Task) -> pd.Series:
