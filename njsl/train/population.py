@@ -194,9 +194,14 @@ def finished(output: Path) -> bool:
 def _record(folder: Path) -> dict[str, Any] | None:
     try:
         found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         return None
-    return found if isinstance(found, dict) else None
+    except ValueError as error:
+        found = str(error)
+    if isinstance(found, dict):
+        return found
+    # The run itself refuses such a folder; the table says so too.
+    return {"state": "failed", "exit_reason": f"failed: {RECORD} is no run's record; remove the folder"}
 
 
 def _records(sweep: Path) -> dict[str, dict[str, Any]]:

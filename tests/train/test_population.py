@@ -237,6 +237,16 @@ def test_the_store_has_every_point(whole: Path) -> None:
         assert stored["bits_per_byte"] == measured["heldout_code"]["bits_per_byte,none"]
 
 
+def test_a_broken_record_is_a_failure_in_the_table(tmp_path: Path) -> None:
+    cfg = experiment("population")
+    (tmp_path / "002_abc").mkdir()
+    (tmp_path / "002_abc" / "run.json").write_text('{"state": "fini')
+    points = population.status(cfg, tmp_path)
+    assert [point["state"] for point in points[:4]] == ["waiting", "waiting", "failed", "waiting"]
+    assert "run.json is no run's record" in points[2]["reason"]
+    assert not population.finished(tmp_path / "002_abc")
+
+
 def test_finished_points_are_skipped(whole: Path, text: Path, cache: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in sorted(whole.glob("[0-9]*/*"))}
     stored = rows(whole)
