@@ -102,8 +102,8 @@ def test_a_python_environment_is_read_by_package(tmp_path: Path, monkeypatch: py
     sources["again"].max_mib = 1.0
     with pytest.raises(ConfigError, match=r"corpora\.sources\.again\.max_mib: 1\.0, but None elsewhere"):
         text_files(cfg, ["code", "again"], tmp_path / "cache")
-    sources["nl"].part = "prose"
-    with pytest.raises(ConfigError, match=r"corpora\.sources\.nl\.part: prose; accepted: nl, code"):
+    sources["nl"].part = "poems"
+    with pytest.raises(ConfigError, match=r"corpora\.sources\.nl\.part: poems; accepted: nl, code, docs, prose"):
         text_files(cfg, ["nl"], tmp_path / "cache")
     with pytest.raises(ConfigError, match="split by package"):
         text_files(CorporaConfig(kind="python_env", sources=sources), ["code"], tmp_path / "cache")

@@ -17,7 +17,7 @@ from njsl.core.types import DataError, StoreError
 from njsl.store import AnalysisStore
 from njsl.store.overlay import Overlay, curated
 from njsl.store.tasks import find_tasks, task_table
-from njsl.store.views import TaskFrame, known_groups, models, owner, task_frames
+from njsl.store.views import FLAGS, TaskFrame, known_groups, models, owner, task_frames
 
 BENCHMARKS = {
     "arc_challenge": ["arc_challenge"],
@@ -343,7 +343,7 @@ def test_papers_base_models(paper_store: AnalysisStore, paper_data: Path) -> Non
     assert len(base) == 94
     annotations = {row["id"]: row for row in read(folder / "model_annotations.csv")}
     assert sum(annotations[identity]["is_instruction_tuned"] == "" for identity in base.index) == 14
-    freegen = [name for name in base if name not in (*NUMBERS, *CATEGORIES, "org", "family")]
+    freegen = [name for name in base if name not in (*NUMBERS, *CATEGORIES, *FLAGS, "org", "family")]
     assert len(freegen) == 61
     assert base[freegen].notna().any(axis=1).sum() == 89
     assert base[freegen].isna().all().sum() == 8  # the columns that are wholly empty as published
