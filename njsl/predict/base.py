@@ -256,6 +256,17 @@ def with_compute(X: pd.DataFrame) -> pd.DataFrame:
     return X.assign(**{LN_COMPUTE: compute, LN_TOKENS_PER_PARAM: ratio})
 
 
+def numeric(X: pd.DataFrame) -> np.ndarray:
+    """The rows as floats [rows, columns]: categories as the rank of their label, missing as NaN."""
+    columns = [
+        X[name].cat.codes.astype("float64").where(X[name].notna())
+        if isinstance(X[name].dtype, pd.CategoricalDtype)
+        else X[name].astype("float64")
+        for name in X
+    ]
+    return np.column_stack([column.to_numpy() for column in columns])
+
+
 def per_feature(preparation: Preparation, values: np.ndarray) -> np.ndarray:
     """Sum values [..., transformed columns] over one-hot columns back to the features [..., features] they code.
 

@@ -96,8 +96,8 @@ def decisions(predicted: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     families where all models are of one organisation; NaN with a single one.
 
     Args:
-        predicted: the table of predictions: task, metric, model, org, family, predictor, features, cv, select, seed, fold,
-            y, yhat; a model once per method and seed.
+        predicted: the table of predictions: task, metric, model, org, family, predictor, features, cv, select, seed,
+            fold, y, yhat; a model once per method and seed.
         facts: of ``model_facts``.
     """
     group = widest_group(predicted)

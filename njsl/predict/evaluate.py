@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from njsl.core.types import DataError
-from njsl.predict.base import LN_PARAMS, LN_TOKENS, Context
+from njsl.predict.base import LN_PARAMS, LN_TOKENS, Context, numeric
 from njsl.predict.features import LOGGED, Encoding, design
 from njsl.predict.intervals import conformal
 from njsl.predict.select_nested import NestedSelection
@@ -173,7 +173,7 @@ def _fold(
         band = conformal(unit.recipe, point, train, y[fold.train], context, unit.seed, task, unseen=model.unseen_)
         result.low, result.high = (ends.tolist() for ends in band.interval(yhat))
     if unit.explain:
-        from njsl.predict.explain import numeric, shap_values
+        from njsl.predict.explain import shap_values
 
         result.values = numeric(test).tolist()
         result.shap = shap_values(model, train, test, unit.seed).tolist()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from njsl.predict.base import Predictor, per_feature
+from njsl.predict.base import Predictor, numeric, per_feature
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,17 +55,6 @@ def shap_values(model: Predictor, train: pd.DataFrame, test: pd.DataFrame, seed:
     explainer = shap.PermutationExplainer(predict, masker, seed=seed)
     evaluations = PERMUTATIONS * (2 * test.shape[1] + 1)
     return np.asarray(explainer(numeric(test), max_evals=evaluations, silent=True).values, dtype="float64")
-
-
-def numeric(X: pd.DataFrame) -> np.ndarray:
-    """The rows as floats [rows, columns]: categories as the rank of their label, missing as NaN."""
-    columns = [
-        X[name].cat.codes.astype("float64").where(X[name].notna())
-        if isinstance(X[name].dtype, pd.CategoricalDtype)
-        else X[name].astype("float64")
-        for name in X
-    ]
-    return np.column_stack([column.to_numpy() for column in columns])
 
 
 def beeswarm(shap_of: np.ndarray, values: np.ndarray, labels: list[str], most: int) -> Figure:

@@ -28,7 +28,14 @@ def table(
     seed: int = 0,
 ) -> pd.DataFrame:
     names = [f"m/{number}" for number in range(len(y))]
-    rows = {"task": task, "metric": metric, "model": names, "org": list(orgs), "family": list(orgs), "fold": list(folds or orgs)}
+    rows = {
+        "task": task,
+        "metric": metric,
+        "model": names,
+        "org": list(orgs),
+        "family": list(orgs),
+        "fold": list(folds or orgs),
+    }
     method = {"predictor": "p", "features": "scale", "cv": "leave_org_out", "select": "none", "seed": seed}
     return pd.DataFrame(rows | method | {"y": y, "yhat": yhat})
 

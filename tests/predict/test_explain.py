@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from njsl.predict.base import Predictor
-from njsl.predict.explain import numeric, shap_values
+from njsl.predict.base import Predictor, numeric
+from njsl.predict.explain import shap_values
 from njsl.predict.features import design
 from njsl.predict.predictors.kaplan import Kaplan
 from njsl.predict.predictors.random_forest import RandomForest
