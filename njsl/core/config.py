@@ -312,12 +312,12 @@ class PopulationConfig:
 
     Attributes:
         point: the point of the design that this run is; the sweep goes over it.
-        models: points of the design, without seeds and repeats; null: the run is of no population.
+        models: points of the design, each counted once; null: the run is of no population.
         seed: of the design.
         factors: by name a list of levels (a value, or a mapping of values), or ``[dirichlet: {corpus: concentration}]``
             for shares drawn from such a distribution. ``${point:NAME}`` is the level of this run's point.
-        seeds: that every point is trained with, so that points differ by less than their seeds do; null: a seed of its
-            own for each.
+        shared_seeds: that every point is trained with, so that points differ by less than other seeds would add;
+            empty: each has a seed of its own.
         repeats: points of which one more model each is trained, with another seed: the noise floor.
         budget_tokens: points after so many tokens of the design are not begun; null is no bound.
         budget_hours: no point is begun after so many hours of training [h]; null is no bound.
@@ -327,7 +327,7 @@ class PopulationConfig:
     models: int | None = None
     seed: int = 0
     factors: dict[str, Any] = field(default_factory=dict, metadata={"plain": True})
-    seeds: list[int] | None = None
+    shared_seeds: list[int] = field(default_factory=list)
     repeats: list[int] = field(default_factory=list)
     budget_tokens: int | None = None
     budget_hours: float | None = None

@@ -33,7 +33,7 @@ STATUS = "status.csv"
 _LOCKS = ".locks"
 # What a model is does not depend on these; ``model_sha256`` leaves them out.
 _NOT_THE_MODEL = ("stages", "strategy", "trainer", "callbacks", "evaluate", "store", "population")
-_DESIGN = ("models", "seed", "factors", "seeds", "repeats")  # what ``design`` reads
+_DESIGN = ("models", "seed", "factors", "shared_seeds", "repeats")  # what ``design`` reads
 _SHARE_DIGITS = 4  # of a drawn mix
 
 
@@ -46,14 +46,14 @@ def register() -> None:
 def design(population: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All points, each the levels of all factors by name, and ``seed``.
 
-    The first ``models`` points are the design's, each with a seed of its own, or, where ``seeds`` are given, all with
-    the first of these, then all with the next; then the points that ``repeats`` names come again with further seeds.
+    The first ``models`` points are the design's, each with a seed of its own, or, with ``shared_seeds``, all with the
+    first of these, then all with the next; then the points that ``repeats`` names come again with further seeds.
 
     Args:
         population: ``PopulationConfig`` as plain values.
 
     Raises:
-        ConfigError: a factor without levels, a seed given twice, or a repeat of a point that is not in the design.
+        ConfigError: a factor without levels, a shared seed given twice, or a repeat of a point that is not in the design.
     """
     return _design(json.dumps(population, sort_keys=True, default=str))
 
@@ -80,10 +80,10 @@ def _design(packed: str) -> list[dict[str, Any]]:
             else:
                 point[name] = levels[min(int(drawn[0] * len(levels)), len(levels) - 1)]
         points.append(point)
-    if (seeds := population["seeds"]) is not None:
-        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-            raise ConfigError(f"population.seeds: {seeds}; different seeds from 0 on are accepted, or null")
-        points = [point | {"seed": seed} for seed in seeds for point in points]
+    if shared := population["shared_seeds"]:
+        if len(set(shared)) < len(shared) or min(shared) < 0:
+            raise ConfigError(f"population.shared_seeds: {shared}; different seeds from 0 on are accepted")
+        points = [point | {"seed": seed} for seed in shared for point in points]
     first = max(point["seed"] for point in points) + 1
     for number, repeated in enumerate(population["repeats"], first):
         if not 0 <= repeated < models:
