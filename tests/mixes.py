@@ -36,6 +36,7 @@ def write(
     *,
     repeats: Sequence[int] = (),
     noise: float = 0.005,
+    seed_effect: float = 0.0,
     params: Sequence[int] = (1,),
     names: Sequence[str] | None = None,
 ) -> Path:
@@ -46,6 +47,7 @@ def write(
         shares: of the mixes [mixes, corpora]; with fewer than three corpora the last ones are not there.
         repeats: numbers of mixes that have three seeds; the others have one.
         noise: standard deviation over runs [bits per byte].
+        seed_effect: what each further seed adds to every loss [bits per byte].
         params: sizes [parameters]; every one is a group of proxies.
         names: of the mixes, for one size; None: ``local/p<params>m<mix>``.
     """
@@ -85,7 +87,7 @@ def write(
                             "benchmark": f"heldout_{corpus}",
                             "setting": "0-shot",
                             "metric": "bits_per_byte",
-                            "metric_value": float(loss + noise * random.standard_normal()),
+                            "metric_value": float(loss + seed_effect * seed + noise * random.standard_normal()),
                             "task_version": schema.UNRECORDED,
                             "prompt": schema.UNRECORDED,
                             "shots_assumed": False,

@@ -191,8 +191,9 @@ def calibration(scored: pd.DataFrame) -> pd.DataFrame:
             row: dict[str, Any] = {"predictor": predictor, "features": features, "task": task, "n": len(cells)}
             row |= {"plans": cells["plan"].nunique(), "mae": error.abs().mean(), "bias": error.mean()}
             for level in levels:
-                low, high = cells[f"low_{level}"], cells[f"high_{level}"]
-                row[f"coverage_{level}"] = ((low <= cells["y"]) & (cells["y"] <= high)).mean()
+                bounded = cells[cells[f"low_{level}"].notna()]  # few proxies give no interval at a high level
+                low, high = bounded[f"low_{level}"], bounded[f"high_{level}"]
+                row[f"coverage_{level}"] = ((low <= bounded["y"]) & (bounded["y"] <= high)).mean()
                 row[f"width_{level}"] = (high - low).mean()
             rows.append(row)
     return pd.DataFrame(rows)

@@ -74,6 +74,11 @@ def out_of_fold(
     return yhat
 
 
+def attainable(groups: int) -> tuple[float, ...]:
+    """Those of ``LEVELS`` at which errors of so many groups give an interval with ends: 80 % from 4 on, 90 % from 9."""
+    return tuple(level for level in LEVELS if _rank(groups, level) <= groups)
+
+
 class Conformal:
     """Intervals from out-of-fold predictions; all it learns are numbers and plain arrays.
 
@@ -113,9 +118,8 @@ class Conformal:
         usual = self._usual(self.yhat_, ~np.eye(len(y), dtype=bool))
         scores = np.sort(_ratio(self.error_, usual))
         found = codes.max() + 1 if len(codes) else 0
-        self.reach_ = np.array(
-            [scores[_rank(len(y), level) - 1] if _rank(found, level) <= found else np.inf for level in LEVELS]
-        )
+        ends = attainable(found)
+        self.reach_ = np.array([scores[_rank(len(y), level) - 1] if level in ends else np.inf for level in LEVELS])
         return self
 
     def interval(self, yhat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

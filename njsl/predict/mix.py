@@ -19,9 +19,9 @@ from njsl.core.check import build, meant, resolved
 from njsl.core.run import Run, code_sha256
 from njsl.core.types import ConfigError
 from njsl.predict import ledger, mix_report
-from njsl.predict.intervals import LEVELS, Conformal
+from njsl.predict.intervals import LEVELS, Conformal, attainable
 from njsl.predict.law import Law, agreement, leave_one_mix_out, of_mixes
-from njsl.predict.proxies import Proxies, read_proxies
+from njsl.predict.proxies import Proxies, needed, read_proxies
 from njsl.predict.simplex import Space, weights
 from njsl.predict.whatif import say_again
 from njsl.store.store import open_store
@@ -92,12 +92,14 @@ class Fitted:
         objective: what for.
         laws: one per task.
         conformal: what makes intervals, of every task and the objective, from mixes left out; empty without.
+        levels: of the intervals that so many mixes give ends.
     """
 
     name: str
     objective: Objective
     laws: tuple[Law, ...]
     conformal: tuple[Conformal, ...] = ()
+    levels: tuple[float, ...] = ()
 
     def scores(self, shares: np.ndarray) -> np.ndarray:
         """Predicted scores [mixes, tasks], the objective last."""
@@ -111,7 +113,9 @@ class Fitted:
     def intervals(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), each [levels, mixes, tasks + 1], of ``scores``: where one more such run is expected."""
         ends = [each.interval(scores[:, k]) for k, each in enumerate(self.conformal)]
-        return np.stack([low for low, _ in ends], axis=-1), np.stack([high for _, high in ends], axis=-1)
+        known = [LEVELS.index(level) for level in self.levels]
+        low, high = (np.stack(sides, axis=-1)[known] for sides in zip(*ends, strict=True))
+        return low, high
 
     def regret(self, named: np.ndarray, others: np.ndarray, mixes: int, seed: int) -> np.ndarray:
         """Expected regret [named]: how much worse than the best mix of all, in the mean over draws of the law.
@@ -242,14 +246,16 @@ def compare(
         makers: laws by name, not fitted.
         proxies: what they are fitted on.
         objective: what they are judged by.
-        heldout_frac: share of the mixes put aside; 0: none.
+        heldout_frac: share of the mixes put aside; none at 0, and where too few would remain for a fit.
         seed: of that choice and of the bootstrap.
         workers: processes; None is one per core.
     """
     import joblib
 
     scores = proxies.scores[objective.names].to_numpy("float64")
-    aside = np.random.default_rng([seed, 2]).permutation(proxies.mixes)[: round(heldout_frac * proxies.mixes)]
+    count = round(heldout_frac * proxies.mixes)
+    count = count if proxies.mixes - count >= needed(len(proxies.corpora)) else 0
+    aside = np.random.default_rng([seed, 2]).permutation(proxies.mixes)[:count]
     seen = ~np.isin(proxies.mix, aside)
     parts = [np.ones(len(seen), dtype=bool), *([seen] if len(aside) else [])]
     jobs = [
@@ -285,12 +291,21 @@ def fit(name: str, make: Callable[[], Law], proxies: Proxies, objective: Objecti
     Args:
         name, make: the law.
         proxies, objective: on what, for what.
-        unseen: predictions [mixes, tasks + 1] of left-out mixes: their errors make the intervals.
+        unseen: predictions [mixes, tasks + 1] of left-out mixes: their errors for every run make the intervals.
     """
     scores = proxies.scores[objective.names].to_numpy("float64")
-    measured = of_mixes(np.column_stack([scores, scores @ objective.weights]), proxies.mix)
-    conformal = [Conformal(-np.inf, np.inf).fit(unseen[:, k], measured[:, k]) for k in range(measured.shape[1])]
-    return replace(_fit(name, make, proxies.shares, scores, proxies.mix, objective), conformal=tuple(conformal))
+    measured = np.column_stack([scores, scores @ objective.weights])
+    if (seeds := proxies.shared_seeds) > 1:
+        # The laws know what the S seeds have in common; a run with another one lies further from their mean: the
+        # variance of its distance is (1 + 1/S) where theirs is (1 - 1/S) of that over seeds.
+        means = of_mixes(measured, proxies.mix)[proxies.mix]
+        measured = means + np.sqrt((seeds + 1) / (seeds - 1)) * (measured - means)
+    predicted = unseen[proxies.mix]
+    conformal = [
+        Conformal(-np.inf, np.inf).fit(predicted[:, k], measured[:, k], proxies.mix) for k in range(measured.shape[1])
+    ]
+    fitted = _fit(name, make, proxies.shares, scores, proxies.mix, objective)
+    return replace(fitted, conformal=tuple(conformal), levels=attainable(proxies.mixes))
 
 
 def references(
@@ -335,7 +350,7 @@ def prediction_rows(named: Mapping[str, np.ndarray], fitted: Fitted, corpora: Se
     columns |= {f"share_{name}": shares[:, k] for k, name in enumerate(corpora)}
     for k, name in enumerate(targets):
         columns[name] = scores[:, k]
-        for level, low, high in zip(LEVELS, lows[:, :, k], highs[:, :, k], strict=True):
+        for level, low, high in zip(fitted.levels, lows[:, :, k], highs[:, :, k], strict=True):
             columns |= {f"{name}_low_{100 * level:.0f}": low, f"{name}_high_{100 * level:.0f}": high}
     return pd.DataFrame(columns)
 
@@ -373,7 +388,7 @@ def _line(
     name = f"mix/{row['mix']}-{_sha256(plan)[: ledger.ID_LENGTH // 2]}"
 
     def predicted(target: str) -> dict[str, Any]:
-        ends = {end: [row[f"{target}_{end}_{100 * level:.0f}"] for level in LEVELS] for end in ("low", "high")}
+        ends = {end: [row[f"{target}_{end}_{100 * level:.0f}"] for level in fitted.levels] for end in ("low", "high")}
         return {"n": proxies.mixes, "yhat": row[target], **ends}
 
     node = resolved(cfg.mixture_law[fitted.name])
@@ -384,7 +399,7 @@ def _line(
             "code": code_sha256(),
             "plan": {"name": name, **plan},
             "known": name in known,
-            "levels": list(LEVELS),
+            "levels": list(fitted.levels),
             "predictions": [{"task": task, "features": "shares", **predicted(task)} for task in fitted.objective.names],
             "objective": {
                 "weights": dict(zip(fitted.objective.names, fitted.objective.weights.tolist(), strict=True)),

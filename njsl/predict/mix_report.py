@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from njsl.core.run import Run, write_atomic
-from njsl.predict.intervals import LEVELS
+from njsl.predict.intervals import LEVELS, attainable
 from njsl.predict.law import of_mixes
 from njsl.predict.proxies import Proxies
 from njsl.predict.simplex import weights
@@ -55,17 +55,22 @@ def told(
     rest = f"; {proxies.others} other models of the store are no such proxies" if proxies.others else ""
     out.say(f"alike in all else: {proxies.params:,} parameters, {proxies.tokens:,.0f} tokens{rest}")
     out.say(f"objective: {objective} ({metrics}, {way} is better)")
-    noise, freedom = seed_deviation(proxies, objective)
-    if freedom:
-        out.say(
-            f"over seeds of one mix the objective's standard deviation is {noise:.4f} ({freedom} degrees of freedom)"
-        )
+    if (seeds := _seeds(proxies, objective)) is not None:
+        out.say(seeds)
     out.table(_laws(tested))
     out.say(
-        f"law: {tested.chosen}, of the lowest error on left-out mixes, which by that choice is optimistic; in the rows "
-        "of held-out mixes fits and choice know the others alone. Brackets: 95 %, bootstrap over mixes."
+        f"law: {tested.chosen}, of the lowest error on left-out mixes, which by that choice is optimistic"
+        + (
+            "; in the rows of held-out mixes fits and choice know the others alone."
+            if tested.held_out
+            else "; no mixes were put aside (mix.heldout_frac=0, or too few would remain)."
+        )
+        + " Brackets: 95 %, bootstrap over mixes."
     )
-    out.table(_mixes(table, proxies.corpora))
+    levels = attainable(proxies.mixes)
+    out.table(_mixes(table, proxies.corpora, levels))
+    if absent_levels := [f"{100 * level:.0f} %" for level in LEVELS if level not in levels]:
+        out.say(f"{', '.join(absent_levels)}: so few mixes give no such interval an end")
     best = table.iloc[0]
     out.say(
         "Intervals are for one more model like the proxies, from errors on left-out mixes. Expected regret: against "
@@ -80,12 +85,19 @@ def told(
     return out
 
 
-def seed_deviation(proxies: Proxies, objective: Objective) -> tuple[float, int]:
-    """Standard deviation of the objective over seeds of one mix, pooled, and its degrees of freedom."""
-    values = proxies.scores[objective.names].to_numpy("float64") @ objective.weights
-    apart = values - of_mixes(values, proxies.mix)[proxies.mix]
-    freedom = len(values) - proxies.mixes
-    return (float(np.sqrt(np.square(apart).sum() / freedom)) if freedom else float("nan")), freedom
+def _seeds(proxies: Proxies, objective: Objective) -> str | None:
+    """What seeds do to the objective, in words; None where nothing is known of it."""
+    noise = proxies.seed_deviation(proxies.scores[objective.names].to_numpy("float64") @ objective.weights)
+    shared = proxies.shared_seeds
+    if noise is None:
+        return "every mix was trained with the same seed; what another would add is not known" if shared else None
+    text = f"the objective's standard deviation is {noise.whole:.4f}"
+    if noise.between is None:
+        return f"over seeds of one mix {text} ({noise.freedom} degrees of freedom)"
+    return (
+        f"over the same {shared} seeds of each mix {text} (seeds: {noise.freedom} degrees of freedom), of which "
+        f"{noise.between:.4f} is left in differences between mixes ({noise.between_freedom} degrees of freedom)"
+    )
 
 
 def write(
@@ -152,7 +164,7 @@ def figure(proxies: Proxies, measured: np.ndarray, tested: Comparison, table: pd
     law = tested.chosen
     unseen = tested.left_out[law][:, -1]
     lows, highs = fitted.conformal[-1].interval(unseen)
-    right.vlines(measured, lows[0], highs[0], lw=1, color="#99bbdd", label=f"{100 * LEVELS[0]:.0f} % interval")
+    right.vlines(measured, lows[0], highs[0], lw=1, color="#99bbdd", label=f"{100 * fitted.levels[0]:.0f} % interval")
     right.plot(measured, unseen, "o", ms=3.5, color="#4477aa", label="left-out mix")
     ends = [measured.min(), measured.max()]
     right.plot(ends, ends, color="black", lw=0.8)
@@ -188,7 +200,7 @@ def _curve(
         color="#4477aa",
         alpha=0.25,
         lw=0,
-        label=f"{100 * LEVELS[0]:.0f} % interval",
+        label=f"{100 * fitted.levels[0]:.0f} % interval",
     )
     axes.plot(share, scores[:, -1], color="#4477aa", lw=1.4, label=fitted.name)
     axes.plot(mixes[:, 0], measured, "o", ms=3.5, color="#ee6677", label="proxies")
@@ -261,7 +273,7 @@ def _laws(tested: Comparison) -> Table:
     return table
 
 
-def _mixes(table: pd.DataFrame, corpora: Sequence[str]) -> Table:
+def _mixes(table: pd.DataFrame, corpora: Sequence[str], given: Sequence[float]) -> Table:
     shown = Table(
         title="predicted objective",
         title_justify="left",
@@ -270,7 +282,7 @@ def _mixes(table: pd.DataFrame, corpora: Sequence[str]) -> Table:
         padding=(0, 1),
     )
     shown.add_column("mix", no_wrap=True)
-    levels = [f"{100 * level:.0f}" for level in LEVELS]
+    levels = [f"{100 * level:.0f}" for level in given]
     for name in (*corpora, "predicted", *(f"{level} %" for level in levels), "expected regret"):
         shown.add_column(name, justify="right", no_wrap=True)
     for row in table.to_dict("records"):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from njsl.core.types import ConfigError, DataError
+from njsl.predict.law import of_mixes
 from njsl.store.schema import SHARE_TOLERANCE, tables
 from njsl.store.tasks import Task
 from njsl.store.views import NUMERIC, facts, labelled
@@ -32,6 +33,7 @@ class Proxies:
         corpora: names, sorted.
         shares: of the tokens trained on [runs, corpora], fractions that sum to 1.
         mix: number of each run's mix [runs], 0 and up; seeds of one mix have one number.
+        seeds: of the runs [runs], as the store's metadata say them, None where they do not.
         scores: [runs, tasks], as the store has them.
         params: [parameters], all of them.
         tokens: [tokens], rounded to three digits.
@@ -43,6 +45,7 @@ class Proxies:
     corpora: tuple[str, ...]
     shares: np.ndarray
     mix: np.ndarray
+    seeds: tuple[int | None, ...]
     scores: pd.DataFrame
     params: int
     tokens: float
@@ -54,12 +57,59 @@ class Proxies:
         """How many different mixes there are."""
         return int(self.mix.max()) + 1
 
+    @property
+    def shared_seeds(self) -> int:
+        """How many seeds there are where every mix has a run with each of them; 0 where mixes have seeds of their own.
+
+        What a seed does to all mixes alike is then in no difference between them.
+        """
+        if None in self.seeds:
+            return 0
+        runs = sorted(zip(self.mix.tolist(), self.seeds, strict=True))
+        of_first = [seed for mix, seed in runs if mix == 0]
+        shared = runs == [(mix, seed) for mix in range(self.mixes) for seed in of_first]
+        return len(of_first) if shared and len(set(of_first)) == len(of_first) else 0
+
+    def seed_deviation(self, values: np.ndarray) -> SeedDeviation | None:
+        """How far runs of one mix lie apart; None where no mix has two.
+
+        Args:
+            values: of the runs [runs].
+        """
+        apart = values - of_mixes(values, self.mix)[self.mix]
+        freedom = len(values) - self.mixes
+        if not freedom:
+            return None
+        whole = float(np.sqrt(np.square(apart).sum() / freedom))
+        if self.shared_seeds < 2:
+            return SeedDeviation(whole, freedom, None, None)
+        seeds = np.unique(np.array(self.seeds), return_inverse=True)[1]
+        rest = apart - of_mixes(apart, seeds)[seeds]
+        between = freedom - (self.shared_seeds - 1)
+        left = float(np.sqrt(np.square(rest).sum() / between))
+        return SeedDeviation(whole, self.shared_seeds - 1, left, between)
+
+
+@dataclass(frozen=True)
+class SeedDeviation:
+    """Standard deviations over seeds, pooled over mixes.
+
+    Attributes:
+        whole: of runs of one mix.
+        freedom: its degrees of freedom; where all mixes share their seeds, those of the seeds.
+        between: what is left of it in differences between mixes of the same seeds; None where none are shared.
+        between_freedom: its degrees of freedom.
+    """
+
+    whole: float
+    freedom: int
+    between: float | None
+    between_freedom: int | None
+
 
 def needed(corpora: int) -> int:
-    """Fewest mixes a law is fitted on: with 10 each fit of a left-out mix sees 9, the fewest a 90 % interval asks for;
-    of more corpora twice as many as a law has parameters.
-    """
-    return max(10, 2 * corpora + 2)
+    """Fewest mixes a law is fitted on: twice as many as the exponential one has parameters."""
+    return 2 * (corpora + 1)
 
 
 def read_proxies(store: AnalysisStore, view: str, tasks: Sequence[Task], like: str | None) -> Proxies:
@@ -111,6 +161,7 @@ def read_proxies(store: AnalysisStore, view: str, tasks: Sequence[Task], like: s
         tuple(own.columns),
         own.to_numpy(),
         mix,
+        tuple(_told(text).get("seed") for text in known.loc[ids, "metadata"]),
         labels.loc[ids],
         int(first["total_params"]),
         _rounded(first[TOKENS]) * 1e9,

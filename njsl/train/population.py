@@ -53,7 +53,7 @@ def design(population: Mapping[str, Any]) -> list[dict[str, Any]]:
         population: ``PopulationConfig`` as plain values.
 
     Raises:
-        ConfigError: a factor without levels, a shared seed given twice, or a repeat of a point that is not in the design.
+        ConfigError: a factor without levels, a shared seed given twice, or a repeat of a point that is not there.
     """
     return _design(json.dumps(population, sort_keys=True, default=str))
 

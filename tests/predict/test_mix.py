@@ -18,7 +18,7 @@ from njsl.core.types import ConfigError, DataError
 from njsl.predict import ledger, mix
 from njsl.predict.mixture_laws.mixing_law import MixingLaw
 from njsl.predict.mixture_laws.regmix_linear import RegMixLinear
-from njsl.predict.proxies import Proxies, read_proxies
+from njsl.predict.proxies import Proxies, SeedDeviation, read_proxies
 from njsl.predict.simplex import Space
 from njsl.store import AnalysisStore
 from njsl.store.tasks import find_tasks
@@ -86,11 +86,35 @@ class TestProxies:
             read(path, like="local/p1m00-s0")
 
     def test_too_few_mixes_are_refused(self, tmp_path: Path) -> None:
-        path = mixes.write(tmp_path / "db.duckdb", mixes.drawn(9), repeats=range(9))
-        with pytest.raises(DataError, match=r"at most 9 mixes .* at least 10 are needed"):
+        path = mixes.write(tmp_path / "db.duckdb", mixes.drawn(7), repeats=range(7))
+        with pytest.raises(DataError, match=r"at most 7 mixes .* at least 6 are needed"):
             read(path)
-        with pytest.raises(DataError, match=r"9 mixes of models alike .* at least 10 are needed for 3 corpora"):
+        with pytest.raises(DataError, match=r"7 mixes of models alike .* at least 8 are needed for 3 corpora"):
             read(path, like="local/p1m00-s0")
+
+    def test_seeds_that_all_mixes_share(self, database: Path, tmp_path: Path) -> None:
+        assert read(database).shared_seeds == 0
+        assert read(mixes.write(tmp_path / "one.duckdb", mixes.drawn(12))).shared_seeds == 1
+        found = read(mixes.write(tmp_path / "three.duckdb", mixes.drawn(12), repeats=range(12)))
+        assert found.shared_seeds == 3
+        assert dataclasses.replace(found, seeds=(0, 1, 3, *found.seeds[3:])).shared_seeds == 0
+        assert dataclasses.replace(found, seeds=(None, *found.seeds[1:])).shared_seeds == 0
+
+    def test_the_deviation_over_seeds_by_hand(self, tmp_path: Path) -> None:
+        """Seeds that are 1 apart in all mixes, but for one run that is 6 off."""
+        found = read(mixes.write(tmp_path / "db.duckdb", mixes.drawn(12), repeats=range(12)))
+        values = 10.0 * found.mix + np.array([seed or 0 for seed in found.seeds])
+        whole = found.seed_deviation(values)
+        assert whole is not None and (whole.freedom, whole.between_freedom) == (2, 22)
+        assert (whole.whole, whole.between) == pytest.approx((1.0, 0.0), abs=1e-9)
+        values[0] += 6.0
+        # Twelve rows of three: what is left of a single outlier is 6 (1 - 1/12) (1 - 1/3) of it, squared and summed.
+        rest = 36 * (11 / 12) * (2 / 3) / 22
+        assert found.seed_deviation(values).between == pytest.approx(np.sqrt(rest))  # type: ignore[union-attr]
+        own = dataclasses.replace(found, seeds=tuple(range(36)))
+        assert own.seed_deviation(10.0 * found.mix) == SeedDeviation(0.0, 24, None, None)
+        alone = read(mixes.write(tmp_path / "one.duckdb", mixes.drawn(12)))
+        assert alone.seed_deviation(np.arange(12.0)) is None
 
     def test_a_database_without_shares_is_refused(self, export: Path) -> None:
         with pytest.raises(DataError, match="without shares per corpus"):
@@ -208,6 +232,17 @@ class TestChoice:
         # Of 24 mixes, so that a single target's coverage has a standard deviation of 0.08 over such databases.
         assert ((low <= measured) & (measured <= high)).mean(axis=(1, 2)) == pytest.approx([0.8, 0.9], abs=0.12)
 
+    def test_seeds_that_all_mixes_share_do_not_make_intervals_narrow(self, tmp_path: Path) -> None:
+        """Three seeds 0.1 apart: a fourth one is to be expected sqrt(4 / 2) as far from their mean as they are."""
+        path = mixes.write(tmp_path / "db.duckdb", mixes.drawn(24), repeats=range(24), noise=1e-4, seed_effect=0.1)
+        proxies, goal = read(path), objective(code_bpb=1)
+        unseen = mix.unseen_scores(
+            MixingLaw, proxies.shares, proxies.scores[["code_bpb"]].to_numpy(), proxies.mix, goal
+        )
+        found = mix.fit("mixing_law", MixingLaw, proxies, goal, unseen)
+        low, high = found.intervals(found.scores(mixes.drawn(50, seed=5)))
+        assert (high - low)[1, :, 0] / 2 == pytest.approx(np.full(50, 0.1 * np.sqrt(2)), rel=0.15)
+
     def test_references(self, fitted: tuple[Proxies, mix.Fitted]) -> None:
         proxies, law = fitted
         best = np.array([0.6, 0.1, 0.3])
@@ -259,6 +294,20 @@ def test_the_whole_of_it(database: Path, tmp_path: Path) -> None:
     assert scored.returncode == 0, scored.stderr
     row = pd.read_csv(tmp_path / "score/scored.csv").iloc[0]
     assert (row["predictor"], row["task"], row["y"]) == ("mixing_law", "code_bpb", 2.4)
+
+
+def test_six_mixes_of_two_corpora_are_enough(tmp_path: Path) -> None:
+    """Too few to put some aside, and for an interval of 90 %: neither is made up."""
+    path = mixes.write(tmp_path / "db.duckdb", mixes.drawn(6, corpora=2))
+    words = [f"store.path={path}", "mix.objective=[code_bpb,docs_bpb]", "workers=1", "hydra.run.dir=run"]
+    done = call(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    assert "6 proxies of 6 mixes of code, docs" in done.stdout and "no mixes were put aside" in done.stdout
+    assert "every mix was trained with the same seed" in done.stdout and "90 %: so few mixes" in done.stdout
+    table = pd.read_csv(tmp_path / "run/mixes.csv")
+    assert (table["objective_low_80"] < table["objective_high_80"]).all() and "objective_low_90" not in table
+    lines = ledger.read(tmp_path / "outputs/predict/plans.jsonl")
+    assert all(line["levels"] == [0.8] and len(line["objective"]["low"]) == 1 for line in lines)
 
 
 def test_train_takes_the_mix_as_it_is_written(database: Path, tmp_path: Path) -> None:

@@ -26,7 +26,13 @@ from train.conftest import ROOT, SMALL, environment
 
 
 def plain(**more: Any) -> dict[str, Any]:
-    return {"models": 64, "seed": 0, "factors": {"a": [1, 2, 3, 4], "b": ["x", "y"]}, "repeats": []} | more
+    return {
+        "models": 64,
+        "seed": 0,
+        "factors": {"a": [1, 2, 3, 4], "b": ["x", "y"]},
+        "shared_seeds": [],
+        "repeats": [],
+    } | more
 
 
 def experiment(name: str, *overrides: str) -> DictConfig:
@@ -65,6 +71,13 @@ def test_repeats_have_the_levels_and_another_seed() -> None:
     assert points[64] == points[3] | {"seed": 64} and points[65] == points[3] | {"seed": 65}
 
 
+def test_shared_seeds_train_the_whole_design_with_each() -> None:
+    points = population.design(plain(shared_seeds=[5, 2], repeats=[3]))
+    assert [point["seed"] for point in points] == [5] * 64 + [2] * 64 + [6]
+    own = [point | {"seed": None} for point in population.design(plain())]
+    assert [point | {"seed": None} for point in points] == [*own, *own, own[3]]
+
+
 def test_dirichlet_mixes_are_on_the_simplex_and_have_its_moments() -> None:
     alphas = {"code": 1.0, "docs": 2.0, "prose": 3.0}
     points = population.design(plain(models=512, factors={"mix": [{"dirichlet": alphas}]}))
@@ -82,6 +95,8 @@ def test_dirichlet_mixes_are_on_the_simplex_and_have_its_moments() -> None:
     [
         ({"models": 0}, r"population\.models: 0; at least 1"),
         ({"repeats": [64]}, r"population\.repeats: point 64; accepted: 0 to 63"),
+        ({"shared_seeds": [1, 1]}, r"population\.shared_seeds: \[1, 1\]; different seeds from 0 on"),
+        ({"shared_seeds": [-1]}, r"population\.shared_seeds: \[-1\]; different seeds from 0 on"),
         ({"factors": {"a": []}}, r"population\.factors\.a: a list of levels, or \[dirichlet"),
         ({"factors": {"a": 3}}, r"population\.factors\.a: a list of levels"),
         ({"factors": {"a": [{"dirichlet": {"x": 1.0}}]}}, r"population\.factors\.a: a list of levels"),
