@@ -39,19 +39,21 @@ def test_findings_by_hand(report: ModuleType) -> None:
         {
             "mix": np.repeat(NAMES, 2),
             "seed": [0, 1] * 4,
-            "objective": [1.9, 2.1, 1.8, 2.0, 2.9, 3.1, 3.9, 4.1],  # means 2.0, 1.9, 3.0, 4.0; every variance 0.02
+            "objective": [1.9, 2.1, 1.9, 1.9, 2.9, 3.1, 3.8, 4.2],  # means 2.0, 1.9, 3.0, 4.0
         }
     )
     table = predicted(np.array([1.0, 2.0, 3.0, 4.0])).set_index("mix")
     again = pd.Series([1.0, 2.0, 3.0, 4.0], index=NAMES)
     shown, facts = report.compared(table, again, larger, 1)
-    assert (facts["reference"], facts["freedom"], facts["pairs"]) == ("uniform", 4, 6)
-    assert facts["noise"] == pytest.approx(np.sqrt(0.02))
+    assert (facts["reference"], facts["freedom"], facts["pairs"]) == ("uniform", 3, 6)
+    # The second seed adds 0.2 in the mean, 0.2 less of it to one mix and 0.2 more to another: 0.1 off in four runs.
+    assert facts["noise"] == pytest.approx(np.sqrt(4 * 0.1**2 / 3))
+    assert facts["over_seeds"] == pytest.approx(np.sqrt((0.02 + 0 + 0.02 + 0.08) / 4))
     assert facts["gap"] == pytest.approx(0.1)
-    assert facts["half"] == pytest.approx(2.776445 * np.sqrt(0.02) * np.sqrt(1 / 2 + 1 / 2), rel=1e-5)
+    assert facts["half"] == pytest.approx(3.182446 * np.sqrt(0.04 / 3) * np.sqrt(2 / 2), rel=1e-5)
     assert facts["pairs_right"] == pytest.approx(5 / 6)
     assert facts["rank_correlation"] == pytest.approx(0.8)  # ranks 1, 2, 3, 4 and 2, 1, 3, 4
-    assert (facts["clear"], facts["clear_right"]) == (5, 5)  # gaps of more than 0.283
+    assert (facts["clear"], facts["clear_right"]) == (5, 5)  # gaps of more than 0.231
     assert shown["rank measured"].tolist() == [2, 1, 3, 4]
     assert "within the noise floor of the best reference" in report.said(facts)
     # Of scores of which more is better the same figures are the worst mix's.

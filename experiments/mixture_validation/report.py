@@ -99,28 +99,32 @@ def compared(
         larger: ``mix``, ``seed`` and ``objective`` of the larger runs.
         sign: 1 where a lower objective is better, else -1.
     """
-    groups = larger.groupby("mix")["objective"]
-    measured = groups.agg(["mean", "std", "count"]).reindex(mixes.index)
-    freedom = int((measured["count"] - 1).sum())
-    noise = float(np.sqrt((measured["std"] ** 2 * (measured["count"] - 1)).sum() / freedom))
-    loss, expected = sign * measured["mean"], sign * mixes["objective"]
+    runs = sign * larger.pivot(index="mix", columns="seed", values="objective").loc[mixes.index]
+    if runs.isna().any(axis=None):
+        raise SystemExit(f"not every mix was trained with every seed:\n{runs}")
+    loss, expected, seeds = runs.mean(axis=1), sign * mixes["objective"], runs.shape[1]
+    # All mixes share their seeds: what a seed does to all of them is in no difference between two.
+    rest = runs.sub(loss, axis=0).sub(runs.mean() - loss.mean(), axis=1)
+    freedom = (len(runs) - 1) * (seeds - 1)
+    noise = float(np.sqrt(np.square(rest.to_numpy()).sum() / freedom))
     reference = loss.drop(BEST).idxmin()
-    error = noise * np.sqrt(1 / measured.at[BEST, "count"] + 1 / measured.at[reference, "count"])
+    error = noise * np.sqrt(2 / seeds)
     gap = float(loss[BEST] - loss[reference])
     first, second = np.triu_indices(len(loss), 1)
     apart = loss.to_numpy()[first] - loss.to_numpy()[second]
-    clear = np.abs(apart) > 2 * noise * np.sqrt(2 / measured["count"].mean())
+    clear = np.abs(apart) > 2 * error
     right = apart * (expected.to_numpy()[first] - expected.to_numpy()[second]) > 0
     facts = agreement(expected.to_numpy(), loss.to_numpy()) | {
         "noise": noise,
         "freedom": freedom,
+        "over_seeds": float(np.sqrt(runs.var(axis=1).mean())),
         "reference": reference,
         "gap": gap,
         "half": float(stats.t.ppf(0.975, freedom) * error),
         "clear": int(clear.sum()),
         "clear_right": int((right & clear).sum()),
         "pairs": len(apart),
-        "seeds": int(measured["count"].min()),
+        "seeds": seeds,
     }
     order = expected.sort_values().index
     table = pd.DataFrame(
@@ -136,8 +140,8 @@ def compared(
                 for mix in order
             ],
             "measured, proxies' size": again[order].map("{:.4f}".format).to_numpy(),
-            "measured, larger": [f"{measured.at[mix, 'mean']:.4f} ± {measured.at[mix, 'std']:.4f}" for mix in order],
-            "n": measured.loc[order, "count"].to_numpy(),
+            "measured, larger": [f"{sign * loss[mix]:.4f} ± {runs.loc[mix].std():.4f}" for mix in order],
+            "n": seeds,
             "rank predicted": expected.rank()[order].astype(int).to_numpy(),
             "rank measured": loss.rank()[order].astype(int).to_numpy(),
         }
@@ -161,7 +165,8 @@ def said(facts: dict[str, Any]) -> str:
             f"predicted and measured order {facts['rank_correlation']:.2f} (95 %, bootstrap over mixes: {band});",
             f"{facts['pairs_right']:.0%} of {facts['pairs']} pairs are ordered right, {facts['clear_right']} of the",
             f"{facts['clear']} whose gap exceeds two standard errors. Standard deviation over seeds, pooled:",
-            f"{facts['noise']:.4f} ({facts['freedom']} degrees of freedom). Chosen minus best reference",
+            f"{facts['over_seeds']:.4f}, of which {facts['noise']:.4f} ({facts['freedom']} degrees of freedom) is left",
+            "in differences between mixes, as all share their seeds. Chosen minus best reference",
             f"({facts['reference']}), lower is better: {facts['gap']:+.4f} ± {facts['half']:.4f} (95 %, t): {verdict}.",
         ]
     )
