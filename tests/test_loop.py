@@ -16,8 +16,8 @@ import yaml
 from njsl.store.store import AnalysisStore
 
 ROOT = Path(__file__).parents[1]
-CORPORA = ("code", "docs", "prose")
-MODELS, SEQUENCE_TOKENS, STEP_TOKENS, TOKENS = 10, 128, 2048, 150_000
+CORPORA = ("code", "prose")
+MODELS, SEQUENCE_TOKENS, STEP_TOKENS, TOKENS = 6, 128, 2048, 150_000
 # Whole steps of 16 sequences.
 ACHIEVED = -(-TOKENS // STEP_TOKENS) * STEP_TOKENS
 

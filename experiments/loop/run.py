@@ -17,13 +17,13 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
-TASKS = ("code_bpb", "docs_bpb", "prose_bpb")
+TASKS = ("code_bpb", "prose_bpb")
 OBJECTIVE = "[" + ",".join(TASKS) + "]"
-# Two layers of 64, on little text of each of the three domains of the Python environment.
+# Two layers of 64, on little text of two domains of the Python environment.
 SMALL = [
     "corpora.sources.code.max_mib=2",
-    "corpora.sources.docs.max_mib=2",
     "corpora.sources.prose.max_mib=1",
+    "data_mix.weights.docs=0",
     "batch_tokens=2048",
     "trainer.threads=2",
 ]
@@ -35,14 +35,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/loop"), help="where everything goes")
     parser.add_argument("--cache", type=Path, help="prepared text; the user's cache by default")
-    parser.add_argument("--models", type=int, default=10, help="mixes; a law of three corpora needs 10")
+    parser.add_argument("--models", type=int, default=6, help="mixes; a law of two corpora needs 6")
     parser.add_argument("--tokens", type=int, default=150_000, help="per model")
     given = parser.parse_args()
     output, began = given.output.absolute(), time.monotonic()
     cache = [] if given.cache is None else [f"paths.cache={given.cache.absolute()}"]
     store, sweep = output / "loop.duckdb", output / "train"
 
-    design = [f"population.models={given.models}", "population.repeats=[]"]
+    design = [f"population.models={given.models}", "population.shared_seeds=[0]"]
+    design += ["population.factors.mix=[{dirichlet: {code: 1.0, prose: 1.0}}]"]
     design += [f"population.factors.tokens=[{given.tokens}]", f"population.point=range(0,{given.models})"]
     run(
         "train.py",
