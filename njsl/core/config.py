@@ -316,8 +316,7 @@ class PopulationConfig:
         seed: of the design.
         factors: by name a list of levels (a value, or a mapping of values), or ``[dirichlet: {corpus: concentration}]``
             for shares drawn from such a distribution. ``${point:NAME}`` is the level of this run's point.
-        shared_seeds: that every point is trained with, so that points differ by less than other seeds would add;
-            empty: each has a seed of its own.
+        shared_seeds: every point of the design is trained with each of them; empty: each has a seed of its own.
         repeats: points of which one more model each is trained, with another seed: the noise floor.
         budget_tokens: points after so many tokens of the design are not begun; null is no bound.
         budget_hours: no point is begun after so many hours of training [h]; null is no bound.
