@@ -20,9 +20,10 @@ from rich.table import Table
 from njsl.core.run import Run
 from njsl.core.types import ConfigError, DataError
 from njsl.predict import ledger
+from njsl.predict.figures import save
 from njsl.predict.intervals import possible
 from njsl.predict.plan import LIMIT_BYTES
-from njsl.predict.whatif import Told, csv, save, say_again
+from njsl.predict.whatif import Told, csv, say_again
 from njsl.store.metrics import POINTS, hundredths
 from njsl.store.store import open_store
 from njsl.store.strict_yaml import load, one_line

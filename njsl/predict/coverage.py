@@ -7,14 +7,12 @@ and Raftery 2007, JASA 102, equation 43): smaller is better, and neither a wide 
 from __future__ import annotations
 
 import functools
-import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from njsl.core.run import write_atomic
+from njsl.predict.figures import MAX_FAMILIES
 from njsl.predict.intervals import LEVELS
 from njsl.store.metrics import hundredths
 from njsl.store.views import widest_group
@@ -28,7 +26,6 @@ MEAN_TASK = "(mean)"
 ALL = "(all)"
 BOOTSTRAPS = 2000
 LEVEL = 0.95  # of the interval of a coverage
-DPI = 110
 COLUMNS = [
     *METHOD,
     "scope",
@@ -148,15 +145,11 @@ def _band(draws: np.ndarray) -> dict[str, float]:
     return {"coverage_low": float(low), "coverage_high": float(high)}
 
 
-def draw_coverage(path: Path, table: pd.DataFrame) -> None:
-    """Nominal against measured coverage by task, and coverage by family; ``table`` holds one method's rows."""
-    buffer = io.BytesIO()
-    coverage_figure(table).savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
-    write_atomic(path, buffer.getvalue())
-
-
 def coverage_figure(table: pd.DataFrame) -> Figure:
-    """See ``draw_coverage``."""
+    """Nominal against measured coverage by task, and by family; ``table`` holds one method's rows.
+
+    Of more families than are legible those of the lowest coverage.
+    """
     from matplotlib.figure import Figure
 
     tasks = table[table["scope"] != "family"]
@@ -165,7 +158,14 @@ def coverage_figure(table: pd.DataFrame) -> Figure:
         | (tasks["metric"] == (ALL if ALL in set(tasks["metric"]) else tasks["metric"].iloc[0]))
     ]
     families = table[table["scope"] == "family"]
-    most = max(tasks["task"].nunique(), families["family"].nunique())
+    # A family's rows are of two metrics: together they are all its predictions.
+    weighted = families.assign(hit=families["coverage"] * families["n"])
+    sums = weighted.groupby(["family", "nominal"]).agg(hit=("hit", "sum"), n=("n", "sum"), n_models=("n_models", "max"))
+    sums["coverage"] = sums["hit"] / sums["n"]
+    lowest = sums["coverage"].groupby("family").mean().nsmallest(MAX_FAMILIES, keep="first").index
+    count = families["family"].nunique()
+    shown = "" if len(lowest) == count else f"; the {len(lowest)} lowest of {count}"
+    most = max(tasks["task"].nunique(), len(lowest))
     figure = Figure(figsize=(10.5, 0.2 * most + 1.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     _rows(left, tasks, "task", widths=True)
@@ -173,12 +173,8 @@ def coverage_figure(table: pd.DataFrame) -> Figure:
         f"by task (models; mean width in {hundredths(tasks.loc[tasks['scope'] == 'task', 'metric'])} at 80 and 90 %)",
         fontsize=8,
     )
-    # A family's rows are of two metrics: together they are all its predictions.
-    weighted = families.assign(hit=families["coverage"] * families["n"])
-    sums = weighted.groupby(["family", "nominal"]).agg(hit=("hit", "sum"), n=("n", "sum"), n_models=("n_models", "max"))
-    sums["coverage"] = sums["hit"] / sums["n"]
-    _rows(right, sums.reset_index(), "family", widths=False)
-    right.set_title("by family (models), all tasks together", fontsize=8)
+    _rows(right, sums.loc[lowest].reset_index(), "family", widths=False)
+    right.set_title(f"by family (models), all tasks together{shown}", fontsize=8)
     first = table.iloc[0]
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     clusters = "organisations" if table["n_orgs"].max() > 1 else "families"

@@ -12,16 +12,13 @@ best (several predicted best: their mean).
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from njsl.core.run import write_atomic
 from njsl.predict.compute import six_nd
 from njsl.store.metrics import METRICS
 from njsl.store.views import TaskFrame, widest_group
@@ -37,7 +34,6 @@ SCOPES = ("all", "same_fold", f"compute_{NEAR:g}x")
 BOOTSTRAPS = 2000
 LEVEL = 0.95
 MIXES = "njsl-paper"  # who made the paper's own mixes, in data/families.csv
-DPI = 110
 COLUMNS = [
     "task",
     "metric",
@@ -221,15 +217,8 @@ def mixes(predicted: pd.DataFrame, org: str = MIXES) -> pd.DataFrame:
     return mine.groupby(key, sort=False)[["y", "yhat", *columns]].mean().reset_index()
 
 
-def draw_mixes(path: Path, table: pd.DataFrame) -> None:
-    """Predicted against measured scores of ``mixes``, one method: a panel per task, a row per model, bars at 80 %."""
-    buffer = io.BytesIO()
-    mixes_figure(table).savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
-    write_atomic(path, buffer.getvalue())
-
-
 def mixes_figure(table: pd.DataFrame) -> Figure:
-    """See ``draw_mixes``."""
+    """Predicted against measured scores of ``mixes``, one method: a panel per task, a row per model, bars at 80 %."""
     from matplotlib.figure import Figure
 
     tasks, models = list(table["task"].unique()), sorted(table["model"].unique(), reverse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,10 @@ GROUP_OF = {"[A]": "[A] architecture", "[D]": "[D] data mix", "[F]": "[F] free g
 GROUP_OF_SCALE = {LN_PARAMS: "[A] parameters", LN_TOKENS: "[D] tokens"}
 CODE = "code_pct"
 MAX_BEESWARM = 18
+MAX_FAMILIES = 44  # rows of a figure that stay legible; as many as the paper's models have
 DPI = 110
+# A file, what draws it, and from which rows.
+Job = tuple[Path, Callable[[pd.DataFrame], "Figure"], pd.DataFrame]
 
 
 def draw(
@@ -44,6 +47,7 @@ def draw(
     importances: pd.DataFrame | None,
     bands: pd.DataFrame | None,
     changes: tuple[pd.DataFrame, pd.DataFrame] | None,
+    more: Iterable[Job],
     workers: int | None,
 ) -> list[Path]:
     """Draw everything the tables hold, in parallel processes; returns the files in a fixed order.
@@ -54,6 +58,7 @@ def draw(
             ``explain``.
         bands: of ``stability.shap_bands``.
         changes: of ``change_point.change_points``.
+        more: figures of other tables.
         workers: processes; None is one per core.
     """
     import joblib
@@ -61,7 +66,7 @@ def draw(
     from njsl.predict import change_point, stability
 
     folder.mkdir(exist_ok=True)
-    jobs: list[tuple[Path, Callable[[pd.DataFrame], Figure], pd.DataFrame]] = []
+    jobs: list[Job] = []
     for names, rows in predicted.groupby(METHOD, sort=False):
         stem = "__".join(names)
         jobs.append((folder / f"predicted__{stem}.png", predicted_against_actual, rows))
@@ -83,14 +88,20 @@ def draw(
     if changes is not None:
         table, points = changes
         jobs.append((folder / "change_points.png", functools.partial(change_point.draw, points=points), table))
+    jobs += more
     parallel = joblib.Parallel(n_jobs=min(workers or joblib.cpu_count(), len(jobs)))
-    parallel(joblib.delayed(_save)(*job) for job in jobs)
+    parallel(joblib.delayed(_draw)(*job) for job in jobs)
     return [path for path, *_ in jobs]
 
 
-def _save(path: Path, figure: Callable[[pd.DataFrame], Figure], rows: pd.DataFrame) -> None:
+def _draw(path: Path, figure: Callable[[pd.DataFrame], Figure], rows: pd.DataFrame) -> None:
+    save(path, figure(rows))
+
+
+def save(path: Path, figure: Figure) -> None:
+    """Write a figure with a constrained layout as PNG, whole or not at all."""
     buffer = io.BytesIO()
-    figure(rows).savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=DPI)
     write_atomic(path, buffer.getvalue())
 
 
@@ -114,11 +125,17 @@ def predicted_against_actual(rows: pd.DataFrame) -> Figure:
 
 
 def residuals_by_family(rows: pd.DataFrame) -> Figure:
-    """Signed error per model family: every model of every task, mean over seeds; every metric apart."""
+    """Signed error per model family: every model of every task, mean over seeds; every metric apart.
+
+    Of more families than are legible those whose errors are largest, each metric's in units of its own mean.
+    """
     from matplotlib.figure import Figure
 
+    off = (rows["yhat"] - rows["y"]).groupby([rows["metric"], rows["family"]]).mean().abs().unstack("metric")
+    families = sorted((off / off.mean()).mean(axis=1).nlargest(MAX_FAMILIES, keep="first").index, reverse=True)
+    shown = "" if len(families) == len(off) else f", the {len(families)} of {len(off)} that are off most"
+    rows = rows[rows["family"].isin(families)]
     parts = list(rows.groupby("metric", sort=False))
-    families = sorted(rows["family"].unique(), reverse=True)
     figure = Figure(figsize=(4.6 * len(parts), 0.19 * len(families) + 1.2), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(parts), sharey=True))
     jitter = np.random.default_rng(0)
@@ -140,7 +157,7 @@ def residuals_by_family(rows: pd.DataFrame) -> Figure:
         axes.set_yticks(range(len(families)), [f"{name} ({counts[name]})" for name in families], fontsize=7)
         axes.set_title(f"{metric}: {part['task'].nunique()} tasks, {part['model'].nunique()} models", fontsize=8)
         axes.set_xlabel(f"predicted - measured [{METRICS[str(metric)].unit}]", fontsize=8)
-    _title(figure, rows, "residuals by family (models); red: family mean")
+    _title(figure, rows, f"residuals by family (models){shown}; red: family mean")
     return figure
 
 

@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from njsl.core.run import Run, write_atomic
+from njsl.predict.figures import save
 from njsl.predict.intervals import LEVELS, attainable
 from njsl.predict.law import of_mixes
 from njsl.predict.proxies import Proxies
 from njsl.predict.simplex import weights
-from njsl.predict.whatif import Told, csv, save
+from njsl.predict.whatif import Told, csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from njsl.core.run import Run, write_atomic
 from njsl.predict import change_point, metrics, stability
-from njsl.predict.coverage import coverage, draw_coverage
-from njsl.predict.decisions import MIXES, decisions, draw_mixes, mixes, model_facts
+from njsl.predict.coverage import coverage, coverage_figure
+from njsl.predict.decisions import MIXES, decisions, mixes, mixes_figure, model_facts
 from njsl.predict.evaluate import Result, Unit
 from njsl.predict.noise import noise_floor
 from njsl.predict.significance import significance as significance_table
@@ -57,9 +57,9 @@ def write(
     _csv(run.output / "summary.csv", summary)
     frames = list({unit.frame.task.key.task: unit.frame for unit, _ in pairs}.values())
     facts = model_facts(frames)
-    drawn = [(own := mixes(predicted), "mixes", draw_mixes)]
+    drawn = [(own := mixes(predicted), "mixes", mixes_figure)]
     if pairs[0][0].intervals:
-        drawn.append((coverage(predicted), "coverage", draw_coverage))
+        drawn.append((coverage(predicted), "coverage", coverage_figure))
         _csv(run.output / "coverage.csv", drawn[-1][0])
     _csv(run.output / "noise.csv", noise_floor(frames))
     _csv(run.output / "decisions.csv", decisions(predicted, facts))
@@ -88,13 +88,14 @@ def write(
         _csv(run.output / "stability.csv", stability.stability(histories, pairs_asked, shap))
     from njsl.predict import figures
 
-    for path in figures.draw(run.output / "figures", predicted, shap, gains, bands, changes, run.cfg.workers):
+    folder = run.output / "figures"
+    more = [
+        (folder / f"{stem}__{'__'.join(names)}.png", figure, rows)
+        for rows_of, stem, figure in drawn
+        for names, rows in rows_of[rows_of["select"] == select].groupby(["predictor", "cv", "features"], sort=False)
+    ]
+    for path in figures.draw(folder, predicted, shap, gains, bands, changes, more, run.cfg.workers):
         run.logger.image(path.stem, path)
-    for rows_of, stem, draw in drawn:
-        for names, rows in rows_of[rows_of["select"] == select].groupby(["predictor", "cv", "features"], sort=False):
-            path = run.output / "figures" / f"{stem}__{'__'.join(names)}.png"
-            draw(path, rows)
-            run.logger.image(path.stem, path)
     for row in summary.itertuples():
         name = f"{row.cv}/{row.predictor}/{row.features}/{row.metric}/{row.task}"
         run.logger.summary({f"{name}/mae": row.mae, f"{name}/rel_change_vs_scale": row.rel_change_vs_scale})

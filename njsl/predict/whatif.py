@@ -20,6 +20,7 @@ from njsl.core.run import Run, write_atomic
 from njsl.core.types import ConfigError, DataError
 from njsl.predict import ledger
 from njsl.predict.compute import training_compute
+from njsl.predict.figures import save
 from njsl.predict.forecast import Forecast, Forecaster
 from njsl.predict.intervals import LEVELS
 from njsl.predict.nearest import HOW, Neighbours, Reach
@@ -224,13 +225,6 @@ def curve_figure(
         fontsize=9,
     )
     return figure
-
-
-def save(path: Path, figure: Figure) -> None:
-    """Write a figure whole or not at all."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    write_atomic(path, buffer.getvalue())
 
 
 def csv(path: Path, table: pd.DataFrame) -> None:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from njsl.predict.decisions import MEAN_TASK, MIXES, NEAR, NOISE_Z, decisions, draw_mixes, mixes, model_facts
+from njsl.predict.decisions import MEAN_TASK, MIXES, NEAR, NOISE_Z, decisions, mixes, mixes_figure, model_facts
+from njsl.predict.figures import save
 from njsl.store import AnalysisStore
 from njsl.store.tasks import find_tasks, task_table
 from njsl.store.views import TaskFrame, task_frames
@@ -180,7 +181,7 @@ def test_mixes_are_one_organisations_models(tmp_path: Path) -> None:
     assert found["model"].tolist() == ["m/1", "m/2"] and found["yhat"].tolist() == pytest.approx([0.4, 0.3])
     assert found["high90"].tolist() == [0.6, 0.6]
     assert mixes(rows, "nobody").empty
-    draw_mixes(tmp_path / "mixes.png", found)
+    save(tmp_path / "mixes.png", mixes_figure(found))
     assert (tmp_path / "mixes.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -15,8 +15,9 @@ from sklearn.model_selection import GroupKFold, PredefinedSplit
 
 from njsl.core.types import DataError
 from njsl.predict.base import LN_PARAMS, LN_TOKENS, Context
-from njsl.predict.coverage import ALL, MEAN_TASK, coverage, draw_coverage
+from njsl.predict.coverage import ALL, MEAN_TASK, coverage, coverage_figure
 from njsl.predict.features import design
+from njsl.predict.figures import save
 from njsl.predict.intervals import LEVELS, Conformal, conformal, out_of_fold, possible
 from njsl.predict.predictors.loglinear import LogLinear
 from njsl.predict.predictors.median import Median
@@ -244,7 +245,7 @@ def test_coverage_by_hand(tmp_path: Path) -> None:
     families = table[(table["scope"] == "family") & (table["nominal"] == 0.8)].set_index(["family", "metric"])
     assert families.loc[("c", "accuracy"), "coverage"] == 0.0 and families.loc[("a", "accuracy"), "n"] == 2
     assert np.isnan(families.loc[("c", "accuracy"), "coverage_low"])  # one model
-    draw_coverage(tmp_path / "coverage.png", table)
+    save(tmp_path / "coverage.png", coverage_figure(table))
     assert (tmp_path / "coverage.png").read_bytes().startswith(b"\x89PNG")
 
 
