@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from njsl.store.views import CATEGORICAL, FLAGS, models
@@ -11,6 +12,7 @@ from njsl.store.views import CATEGORICAL, FLAGS, models
 if TYPE_CHECKING:
     from njsl.store.store import AnalysisStore
 
+SAME_MIX = 2.0  # [percentage points] as far as shares of one mix may lie apart, trained for a few hundred steps
 SHAPE = ("dimension", "num_layers")  # of a size: its parameters differ with the switches
 
 
@@ -37,7 +39,7 @@ def described(store: AnalysisStore, view: str) -> list[str]:
     budgets = (
         base[["total_tokens_billions"]].map(lambda value: float(f"{value:.1e}"))["total_tokens_billions"].nunique()
     )
-    mixes = len(shares.round().drop_duplicates())
+    mixes = _groups(shares.to_numpy())
     corpora = ", ".join(f"{name} {_range(shares[name])} %" for name in shares)
     switches = [name for name in (*CATEGORICAL, *FLAGS) if base[name].nunique() > 1]
     repeats = base["family"].value_counts()
@@ -49,6 +51,16 @@ def described(store: AnalysisStore, view: str) -> list[str]:
         f"switched: {', '.join(switches) or 'nothing'}; trained with several seeds: "
         + (f"{len(repeats)} configurations, {_range(repeats)} each" if len(repeats) else "none"),
     ]
+
+
+def _groups(shares: np.ndarray) -> int:
+    """How many mixes there are among shares [models, corpora], in percent: groups no wider than ``SAME_MIX``."""
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    if len(shares) < 2:
+        return len(shares)
+    tree = linkage(shares, "complete", "chebyshev")
+    return int(fcluster(tree, SAME_MIX, "distance").max())
 
 
 def _range(values: pd.Series) -> str:
