@@ -80,7 +80,7 @@ def write(
         gains = metrics.importances(pairs_asked, shap)
         _parquet(run.output / "shap.parquet", shap)
         _csv(run.output / "importances.csv", gains)
-        bands = stability.shap_bands(shap, predicted)
+        bands = stability.shap_bands(shap, predicted, workers=run.cfg.workers)
         _csv(run.output / "shap_bands.csv", bands)
         changes = change_point.change_points(frames, workers=run.cfg.workers)
         _csv(run.output / "change_points.csv", changes[0])

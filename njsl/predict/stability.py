@@ -128,7 +128,9 @@ def stability(histories: Histories, pairs: Sequence[tuple[Unit, Result]], shap: 
     return pd.DataFrame(table, columns=[*KEY, *columns, "shap_agreement", "gain_agreement"])
 
 
-def shap_bands(shap: pd.DataFrame, predicted: pd.DataFrame, bins: int = BINS, draws: int = DRAWS) -> pd.DataFrame:
+def shap_bands(
+    shap: pd.DataFrame, predicted: pd.DataFrame, bins: int = BINS, draws: int = DRAWS, workers: int | None = 1
+) -> pd.DataFrame:
     """``shap_bands.csv``: per task and feature, mean SHAP value by value of the feature, with two bands.
 
     Models, not rows, are the points: a model's SHAP value is its mean over seeds. ``fold_p05`` and ``fold_p95`` are
@@ -141,29 +143,40 @@ def shap_bands(shap: pd.DataFrame, predicted: pd.DataFrame, bins: int = BINS, dr
         predicted: ``metrics.predictions``, for the families of models.
         bins: at most so many per feature, with about equally many models; a feature of no more values keeps them.
         draws: of the bootstrap; the same families are drawn for all features of a task.
+        workers: processes, a task at a time; None is one per core.
     """
+    import joblib
+
     family_of = predicted.drop_duplicates("model").set_index("model")["family"]
-    parts = []
-    for names, rows in shap.groupby([*KEY], sort=False):
-        families, number = np.unique(family_of[rows["model"].unique()].to_numpy(dtype=str), return_inverse=True)
-        place = pd.Series(number, index=rows["model"].unique())
-        random = np.random.default_rng(0)
-        drawn = random.multinomial(len(families), np.full(len(families), 1 / len(families)), size=draws)
-        for feature, mine in rows.groupby("feature", sort=False):
-            models = mine.groupby("model", sort=True).agg(value=("value", "first"), shap=("shap", "mean"))
-            models["bin"] = _bins(models["value"].to_numpy(), bins)
-            mine = mine.assign(bin=mine["model"].map(models["bin"]))
-            per_fold = (
-                mine.groupby(["bin", "seed", "fold"])["shap"].mean().groupby("bin").quantile(list(FOLDS)).unstack()
-            )
-            for bin_, inside in models.groupby("bin", sort=True):
-                group = place[inside.index].to_numpy()
-                values = inside["value"]
-                about = (values.median(), values.min(), values.max(), len(inside), len(set(group)))
-                bands = (*per_fold.loc[bin_], *_family_band(inside["shap"].to_numpy(), group, drawn))
-                parts.append((*names, feature, tag(str(feature)), *about, inside["shap"].mean(), *bands))
+    groups = list(shap.groupby([*KEY], sort=False))
+    parallel = joblib.Parallel(n_jobs=min(workers or joblib.cpu_count(), max(1, len(groups))))
+    found = parallel(joblib.delayed(_bands)(names, rows, family_of, bins, draws) for names, rows in groups)
     columns = [*KEY, "feature", "tag", "value", "value_low", "value_high", "n", "n_families", "shap"]
-    return pd.DataFrame(parts, columns=[*columns, "fold_p05", "fold_p95", "low", "high"])
+    rows = [row for of_task in found for row in of_task]
+    return pd.DataFrame(rows, columns=[*columns, "fold_p05", "fold_p95", "low", "high"])
+
+
+def _bands(
+    names: tuple[object, ...], rows: pd.DataFrame, family_of: pd.Series, bins: int, draws: int
+) -> list[tuple[object, ...]]:
+    """``shap_bands`` of one task, a row per feature and bin."""
+    parts: list[tuple[object, ...]] = []
+    families, number = np.unique(family_of[rows["model"].unique()].to_numpy(dtype=str), return_inverse=True)
+    place = pd.Series(number, index=rows["model"].unique())
+    random = np.random.default_rng(0)
+    drawn = random.multinomial(len(families), np.full(len(families), 1 / len(families)), size=draws)
+    for feature, mine in rows.groupby("feature", sort=False):
+        models = mine.groupby("model", sort=True).agg(value=("value", "first"), shap=("shap", "mean"))
+        models["bin"] = _bins(models["value"].to_numpy(), bins)
+        mine = mine.assign(bin=mine["model"].map(models["bin"]))
+        per_fold = mine.groupby(["bin", "seed", "fold"])["shap"].mean().groupby("bin").quantile(list(FOLDS)).unstack()
+        for bin_, inside in models.groupby("bin", sort=True):
+            group = place[inside.index].to_numpy()
+            values = inside["value"]
+            about = (values.median(), values.min(), values.max(), len(inside), len(set(group)))
+            bands = (*per_fold.loc[bin_], *_family_band(inside["shap"].to_numpy(), group, drawn))
+            parts.append((*names, feature, tag(str(feature)), *about, inside["shap"].mean(), *bands))
+    return parts
 
 
 def draw(bands: pd.DataFrame, shap: pd.DataFrame) -> Figure:
