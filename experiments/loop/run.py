@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/loop"), help="where everything goes")
     parser.add_argument("--cache", type=Path, help="prepared text; the user's cache by default")
     parser.add_argument("--models", type=int, default=6, help="mixes; a law of two corpora needs 6")
-    parser.add_argument("--tokens", type=int, default=150_000, help="per model")
+    parser.add_argument("--tokens", type=int, default=800_000, help="per model")
     given = parser.parse_args()
     output, began = given.output.absolute(), time.monotonic()
     cache = [] if given.cache is None else [f"paths.cache={given.cache.absolute()}"]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 OBJECTIVE = "objective"
 FOLDER = "data_mix"  # of the run's folder, as conf has it: train.py --config-dir=RUN data_mix=best
+SAME = 1e-6  # relative; trees that never split are the mean, but for rounding
 GRID = 60  # steps along an edge of the drawn simplex
 
 
@@ -68,6 +69,7 @@ def told(
         )
         + " Brackets: 95 %, bootstrap over mixes."
     )
+    out.say(_without_law(proxies, objective, tested))
     levels = attainable(proxies.mixes)
     out.table(_mixes(table, proxies.corpora, levels))
     if absent_levels := [f"{100 * level:.0f} %" for level in LEVELS if level not in levels]:
@@ -84,6 +86,17 @@ def told(
     if absent:
         out.say(f"not there: {'; '.join(absent)}")
     return out
+
+
+def _without_law(proxies: Proxies, objective: Objective, tested: Comparison) -> str:
+    """What is to be had without any law, in words: every mix predicted as the mean of the others."""
+    values = of_mixes(proxies.scores[objective.names].to_numpy("float64") @ objective.weights, proxies.mix)
+    others = (values.sum() - values) / (len(values) - 1)
+    error = float(np.abs(values - others).mean())
+    text = f"without a law, by the mean of the other mixes, the MAE on left-out mixes is {error:.4f}"
+    if float(_row(tested.table, tested.chosen, "left_out")["mae"]) < error * (1 - SAME):
+        return text
+    return f"{text}: no law is better, so these proxies do not tell mixes apart"
 
 
 def _seeds(proxies: Proxies, objective: Objective) -> str | None:
@@ -205,8 +218,10 @@ def _curve(
     )
     axes.plot(share, scores[:, -1], color="#4477aa", lw=1.4, label=fitted.name)
     axes.plot(mixes[:, 0], measured, "o", ms=3.5, color="#ee6677", label="proxies")
-    for place, row in zip(named, table.to_dict("records"), strict=True):
-        axes.annotate(row["mix"], (place[0], row[OBJECTIVE]), fontsize=7, textcoords="offset points", xytext=(3, -8))
+    # One below the other: several may lie at one share.
+    for line, k in enumerate(np.argsort(-named[:, 0], kind="stable")):
+        at = (named[k, 0], table[OBJECTIVE].iloc[k])
+        axes.annotate(table["mix"].iloc[k], at, fontsize=7, textcoords="offset points", xytext=(3, -10 - 8 * line))
     axes.plot(named[0, 0], table[OBJECTIVE].iloc[0], "k*", ms=9)
     axes.set_xlabel(f"share of {proxies.corpora[0]}", fontsize=8)
     axes.set_ylabel("objective", fontsize=8)

@@ -303,11 +303,23 @@ def test_six_mixes_of_two_corpora_are_enough(tmp_path: Path) -> None:
     done = call(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     assert "6 proxies of 6 mixes of code, docs" in done.stdout and "no mixes were put aside" in done.stdout
+    assert "without a law, by the mean of the other mixes" in done.stdout and "no law is better" not in done.stdout
     assert "every mix was trained with the same seed" in done.stdout and "90 %: so few mixes" in done.stdout
     table = pd.read_csv(tmp_path / "run/mixes.csv")
     assert (table["objective_low_80"] < table["objective_high_80"]).all() and "objective_low_90" not in table
     lines = ledger.read(tmp_path / "outputs/predict/plans.jsonl")
     assert all(line["levels"] == [0.8] and len(line["objective"]["low"]) == 1 for line in lines)
+
+
+def test_proxies_that_do_not_tell_mixes_apart_are_said_to_be_such(tmp_path: Path) -> None:
+    path = mixes.write(tmp_path / "db.duckdb", mixes.drawn(8, corpora=2), noise=0.5)
+    words = [f"store.path={path}", "mix.objective=code_bpb", "mixture_law=regmix_linear", "hydra.run.dir=run"]
+    done = call(tmp_path, *words, "workers=1")
+    assert done.returncode == 0, done.stderr
+    with AnalysisStore.from_existing(path) as store:
+        y = store.frame(tasks=["code_bpb"])["code_bpb"].to_numpy()
+    error = np.mean([abs(y[k] - np.delete(y, k).mean()) for k in range(8)])
+    assert f"the MAE on left-out mixes is {error:.4f}: no law is better" in done.stdout
 
 
 def test_train_takes_the_mix_as_it_is_written(database: Path, tmp_path: Path) -> None:
