@@ -146,8 +146,8 @@ class MixConfig:
         like: id of one of the proxies, where the store holds several groups of models that differ in mix alone.
         bounds: by corpus the smallest and the largest share that is allowed, e.g. ``{code: [0, 0.5]}``.
         candidates: mixes that the search begins with.
-        heldout_frac: share of the proxies' mixes that the laws are scored on after fitting the others; the choice is
-            then made with all of them.
+        heldout_frac: share of the proxies' mixes that the laws are scored on after fitting the others, none where too
+            few would remain; the choice is then made with all of them.
         seed: of candidates, held-out mixes, the random reference and what intervals and regret are drawn from.
     """
 

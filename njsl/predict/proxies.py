@@ -161,7 +161,7 @@ def read_proxies(store: AnalysisStore, view: str, tasks: Sequence[Task], like: s
         tuple(own.columns),
         own.to_numpy(),
         mix,
-        tuple(_told(text).get("seed") for text in known.loc[ids, "metadata"]),
+        tuple(_seed(text) for text in known.loc[ids, "metadata"]),
         labels.loc[ids],
         int(first["total_params"]),
         _rounded(first[TOKENS]) * 1e9,
@@ -250,6 +250,12 @@ def _told(metadata: Any) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _seed(metadata: Any) -> int | None:
+    """The seed that a model's metadata say; None where they say none, or something else by that name."""
+    seed = _told(metadata).get("seed")
+    return seed if isinstance(seed, int) else None
 
 
 def _rounded(value: float) -> float:
