@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
@@ -9,11 +10,13 @@ import json
 import logging
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pandas as pd
@@ -46,6 +49,26 @@ _STORIES = {
 }
 
 
+@contextlib.contextmanager
+def _quiet_when_interrupted() -> Iterator[None]:
+    """After Ctrl-C joblib ends its workers, and a thread of its own may stumble over what is gone: nobody's error."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        threading.excepthook = lambda _: None
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@_quiet_when_interrupted()
 def run(cfg: DictConfig, run: Run) -> None:
     """``predict.py``: ``mode=fit`` here, the other modes where ``_STORIES`` says.
 
